@@ -1,0 +1,127 @@
+"""dray: a broker-agnostic, pluggable task queue. One cart, any horse.
+
+    from dray import Dray
+
+    app = Dray("shop", broker="sqlite:///tasks.db")
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    add.delay(2, 3).get(timeout=10)
+
+Every public name is importable from here and is loaded when first used, so that `import dray` stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .app import Dray as Dray
+    from .app import current_app as current_app
+    from .app import shared_task as shared_task
+    from .backend import Record as Record
+    from .backend import ResultBackend as ResultBackend
+    from .broker import Broker as Broker
+    from .broker import Consumer as Consumer
+    from .canvas import Signature as Signature
+    from .canvas import signature as signature
+    from .capabilities import FOREVER as FOREVER
+    from .capabilities import Capabilities as Capabilities
+    from .clock import Clock as Clock
+    from .clock import ManualClock as ManualClock
+    from .clock import SystemClock as SystemClock
+    from .errors import ArgumentsError as ArgumentsError
+    from .errors import BackendError as BackendError
+    from .errors import BackendUnavailable as BackendUnavailable
+    from .errors import BlockingCallError as BlockingCallError
+    from .errors import BrokerError as BrokerError
+    from .errors import BrokerUnavailable as BrokerUnavailable
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import ContentNotAccepted as ContentNotAccepted
+    from .errors import DecodeError as DecodeError
+    from .errors import DrayError as DrayError
+    from .errors import Ignore as Ignore
+    from .errors import MaxRetriesExceeded as MaxRetriesExceeded
+    from .errors import NotSupported as NotSupported
+    from .errors import PluginError as PluginError
+    from .errors import PublishError as PublishError
+    from .errors import Reject as Reject
+    from .errors import ResultError as ResultError
+    from .errors import ResultTimeout as ResultTimeout
+    from .errors import Retry as Retry
+    from .errors import SerializationError as SerializationError
+    from .errors import SettingError as SettingError
+    from .errors import TaskExpired as TaskExpired
+    from .errors import TaskFailed as TaskFailed
+    from .errors import TaskOptionError as TaskOptionError
+    from .errors import TaskRevoked as TaskRevoked
+    from .errors import UnknownPlugin as UnknownPlugin
+    from .errors import UnknownResult as UnknownResult
+    from .errors import UnknownTask as UnknownTask
+    from .errors import UrlError as UrlError
+    from .hookspecs import Event as Event
+    from .hookspecs import hookimpl as hookimpl
+    from .message import Delivery as Delivery
+    from .message import Envelope as Envelope
+    from .message import Message as Message
+    from .message import Step as Step
+    from .message import Waiting as Waiting
+    from .middleware import Middleware as Middleware
+    from .outcome import Outcome as Outcome
+    from .result import AsyncResult as AsyncResult
+    from .serializer import Serializer as Serializer
+    from .settings import Settings as Settings
+    from .task import Context as Context
+    from .task import Task as Task
+    from .urls import Url as Url
+    from .urls import mask as mask
+    from .worker import Worker as Worker
+
+#: Which module each public name lives in.
+_HOMES = {
+    "app": "Dray current_app shared_task",
+    "backend": "Record ResultBackend",
+    "broker": "Broker Consumer",
+    "canvas": "Signature signature",
+    "capabilities": "Capabilities FOREVER",
+    "clock": "Clock ManualClock SystemClock",
+    "errors": (
+        "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
+        "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore MaxRetriesExceeded "
+        "NotSupported PluginError PublishError Reject ResultError ResultTimeout Retry SerializationError "
+        "SettingError TaskExpired TaskFailed TaskOptionError TaskRevoked UnknownPlugin UnknownResult "
+        "UnknownTask UrlError"
+    ),
+    "hookspecs": "Event hookimpl",
+    "message": "Delivery Envelope Message Step Waiting",
+    "middleware": "Middleware",
+    "outcome": "Outcome",
+    "result": "AsyncResult",
+    "serializer": "Serializer",
+    "settings": "Settings",
+    "task": "Context Task",
+    "urls": "Url mask",
+    "worker": "Worker",
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(["__version__", *_MODULE_OF])
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _MODULE_OF[name]
+    except KeyError:
+        raise AttributeError(f"module 'dray' has no attribute {name!r}") from None
+    value = getattr(import_module(f"dray.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,184 @@
+"""The broker port: what carries envelopes from a sender to a worker. An adapter author needs this page only.
+
+An adapter is two classes, `Broker` (one connection to the place where messages wait) and `Consumer` (one worker's
+loans from it). Everything comes in batches; a loop over the batch is a legal implementation. All calls block.
+
+Rules for all verbs:
+
+- Translate the driver's errors: `BrokerUnavailable` when the broker cannot be reached (the engine reconnects and
+  tries again), `BrokerError` for anything else. Nothing else may come out.
+- Ids are text of up to 128 characters, bodies are any bytes. Queue names are text without whitespace.
+- An empty batch is legal everywhere and does nothing.
+- Only the broker's own clock decides when a message is due or a lease is over. A broker without one uses
+  `self.clock`, which the engine sets before `open()`.
+- `dray.testing.BrokerContract` holds an adapter to every sentence of this page that its capabilities claim.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from .capabilities import Capabilities
+from .clock import SYSTEM_CLOCK, Clock
+from .errors import NotSupported
+from .message import Delivery, Envelope, Waiting
+from .urls import Url
+
+
+class Consumer(ABC):
+    """One worker's loans from a fixed set of queues.
+
+    Threads: `receive` is called from one thread; the settle verbs and `extend` are called from others, also while
+    `receive` is blocking. `close` is called when none of them is running.
+
+    A settle verb returns the deliveries it could *not* settle because the loan was over: someone else may have them.
+    Settling twice is not an error; the second time the delivery is among those returned, or silently done already.
+    """
+
+    @abstractmethod
+    def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
+        """Borrow up to `limit` messages that are due, waiting up to `wait` seconds while there are none.
+
+        Returns as soon as there is at least one, and an empty sequence when the time is up. `wait=0` never blocks.
+        `queues` is a subset of this consumer's queues in the order to look at them (None: all, as opened): a queue
+        is only looked at for the room that the ones before it left. Within a queue higher priorities come first,
+        then the older ones.
+
+        Each message is lent for the lease the consumer was opened with, and counted as delivered, in the same atomic
+        step that takes it: a worker killed at any instant loses nothing, its loans come back when they run out.
+        Loans of dead workers that have run out come back through this call too; no other traffic is needed.
+        """
+
+    @abstractmethod
+    def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Settle as done: they never come out again."""
+
+    @abstractmethod
+    def requeue(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> Sequence[Delivery]:
+        """Give them back to come out again after `delay` seconds, behind what is already waiting.
+
+        The delivery count stays as it is, so that a message that is always given back meets its limit.
+        """
+
+    def release(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Give back what was not started: due at once, in its old place, and without counting this delivery.
+
+        Brokers that cannot take the count back leave `Capabilities.release_uncharged` False and this default.
+        """
+        return self.requeue(deliveries)
+
+    @abstractmethod
+    def bury(self, deliveries: Sequence[Delivery], reason: str) -> Sequence[Delivery]:
+        """Move them to the dead letters of their queue, whole, with `reason` (a sentence for people).
+
+        They stay there until replayed or discarded. A broker without dead letters drops them.
+        """
+
+    def extend(self, deliveries: Sequence[Delivery], seconds: float) -> Sequence[Delivery]:
+        """Renew the loans so that they last `seconds` from now; return those whose loan was already over.
+
+        Only called when `Capabilities.lease` is True.
+        """
+        return ()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the loans. What was not settled comes out again, at once where the broker can do that. Safe twice."""
+
+
+class Broker(ABC):
+    """One connection to the place where messages wait. Made from a URL, opened before use.
+
+    Threads: all verbs of an open broker may be called from any thread at the same time. A broker is not carried
+    across a fork: the engine makes a new one in the child and forgets the old one without closing it.
+
+    `open()` may be called again after `BrokerUnavailable`, to reconnect; consumers opened before are then dead
+    and are opened again by the engine.
+    """
+
+    #: What this connection can do; asked of the object, after `open()`.
+    capabilities: Capabilities = Capabilities()
+    #: Time for brokers that have no clock of their own.
+    clock: Clock = SYSTEM_CLOCK
+
+    def __init__(self, url: Url) -> None:
+        self.url = url
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect and create what is missing (files, tables, keys). Safe twice.
+
+        Raises `BrokerUnavailable` when it cannot be reached now, `UrlError` or `BrokerError` when it never will.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection. Stored messages stay, unless the broker says `durable=False`. Safe twice."""
+
+    @abstractmethod
+    def publish(self, envelopes: Sequence[Envelope]) -> None:
+        """Store the envelopes; return when the transport has all of them safe. Queues are created when missing.
+
+        With `Capabilities.dedup`, an (id, attempt) that is still stored (waiting or lent) is left as it is, so that
+        a publish may be repeated when its reply was lost. Raises `PublishError` naming the envelopes that were refused,
+        all others being safe; on `BrokerUnavailable` any subset may be safe.
+        """
+
+    @abstractmethod
+    def consumer(self, queues: Sequence[str], lease: float) -> Consumer:
+        """Open a consumer of `queues`, in that order, whose loans last `lease` seconds unless extended.
+
+        Queues that do not exist yet are legal: they are empty.
+        """
+
+    # Optional verbs, each behind a capability. The defaults refuse.
+
+    def cancel(self, ids: Sequence[str], ttl: float) -> None:
+        """Remember for `ttl` seconds that these ids must not run (`Capabilities.cancel`).
+
+        Covers every attempt of the id, whether it is waiting, lent or not yet published; survives restarts.
+        """
+        raise NotSupported(f"{self.url.scheme}:// cannot cancel messages")
+
+    def cancelled(self, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` that are cancelled (`Capabilities.cancel`). Asked about running tasks once a second."""
+        raise NotSupported(f"{self.url.scheme}:// cannot cancel messages")
+
+    def find(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """Return which of `ids` are stored, and as what: ready, delayed, leased or dead (`Capabilities.find`)."""
+        raise NotSupported(f"{self.url.scheme}:// cannot look up messages by id")
+
+    def queues(self) -> Sequence[str]:
+        """Return the names of all queues that hold anything, dead letters included, sorted (`Capabilities.size`)."""
+        raise NotSupported(f"{self.url.scheme}:// cannot list its queues")
+
+    def sizes(self, queues: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+        """Return for each queue how many are `ready`, `delayed`, `leased` and `dead` (`Capabilities.size`)."""
+        raise NotSupported(f"{self.url.scheme}:// cannot tell the size of a queue")
+
+    def peek(self, queue: str, limit: int) -> Sequence[Waiting]:
+        """Return up to `limit` stored messages (not dead ones), next to come out first, untouched (`.peek`)."""
+        raise NotSupported(f"{self.url.scheme}:// cannot list waiting messages")
+
+    def purge(self, queue: str) -> int:
+        """Delete every message that waits in `queue`, ready or delayed, and return how many (`.purge`).
+
+        What is lent or dead stays.
+        """
+        raise NotSupported(f"{self.url.scheme}:// cannot empty a queue")
+
+    def dead(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> Sequence[Waiting]:
+        """Return up to `limit` dead letters of `queue`, oldest first; only `ids` when given (`.dead_letters`)."""
+        raise NotSupported(f"{self.url.scheme}:// keeps no dead letters")
+
+    def replay(self, queue: str, ids: Sequence[str] | None = None) -> int:
+        """Move dead letters (all, or those with `ids`) back to `queue`, as if never delivered; return how many.
+
+        One atomic step each: killed in the middle, every letter is either dead or waiting (`.dead_letters`).
+        """
+        raise NotSupported(f"{self.url.scheme}:// keeps no dead letters")
+
+    def discard(self, queue: str, ids: Sequence[str] | None = None) -> int:
+        """Delete dead letters (all, or those with `ids`) of `queue`; return how many (`.dead_letters`)."""
+        raise NotSupported(f"{self.url.scheme}:// keeps no dead letters")

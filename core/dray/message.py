@@ -1,0 +1,140 @@
+"""What travels: Message (what tasks see), Envelope (what a broker sees), Delivery (a broker's loan to a worker).
+
+All are frozen; a changed one is a copy: `message.but(retries=1)`. Instants are seconds since 1970 as float,
+durations are seconds as float.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+#: Priorities go from 0 to 9 and 9 is the most urgent, on every broker.
+HIGHEST_PRIORITY = 9
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call that has not been made yet and travels inside a message: a `link` or `link_error` callback.
+
+    Its arguments are already serialised, so carrying it costs no decoding.
+    """
+
+    task: str = msgspec.field(name="t")
+    #: The serialised `[args, kwargs]`, as in a message's own payload.
+    payload: bytes = msgspec.field(name="b")
+    content_type: str = msgspec.field(default="application/json", name="ct")
+    content_encoding: str = msgspec.field(default="", name="ce")
+    #: True: the parent's result is not put in front of the arguments (`task.si()`).
+    immutable: bool = msgspec.field(default=False, name="im")
+    #: Options of `apply_async`, plain values only (queue, priority, countdown, expires, headers, ...).
+    options: dict[str, Any] = msgspec.field(default_factory=dict, name="o")
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call of a task, as data: what tasks, middleware and callbacks see.
+
+    On the wire (docs/envelope.md) the fields below are the metadata, under their short names, and the arguments are
+    the payload. A message read from the wire has `payload` set and `args`/`kwargs` empty until the executor decodes
+    them, so that routing, retrying and burying never touch the arguments.
+    """
+
+    #: Unique id of the call; the same through all its retries. Any text up to 128 characters.
+    id: str
+    #: Registered name of the task.
+    task: str = msgspec.field(name="t")
+    #: Queue it was sent to.
+    queue: str = msgspec.field(default="default", name="q")
+    #: 0 to 9, 9 is the most urgent.
+    priority: int = msgspec.field(default=0, name="p")
+    #: When it was sent first.
+    created: float = msgspec.field(default=0.0, name="ts")
+    #: Not to be started before this instant.
+    eta: float | None = msgspec.field(default=None, name="nb")
+    #: Not to be started after this instant.
+    expires: float | None = msgspec.field(default=None, name="x")
+    #: How many times it has been retried so far: 0 on the first attempt.
+    retries: int = msgspec.field(default=0, name="n")
+    #: Id of the message at the head of this tree of calls; None means its own id.
+    root_id: str | None = msgspec.field(default=None, name="r")
+    #: Id of the task that sent it, if a task did.
+    parent_id: str | None = msgspec.field(default=None, name="pa")
+    #: How the payload is written (a serializer's content type) and packed ("", "gzip" or "zstd").
+    content_type: str = msgspec.field(default="application/json", name="ct")
+    content_encoding: str = msgspec.field(default="", name="ce")
+    #: True: no state and no result are stored.
+    ignore_result: bool = msgspec.field(default=False, name="ir")
+    #: Calls to make when it succeeds, and when it has failed for good.
+    link: tuple[Step, ...] = msgspec.field(default=(), name="l")
+    link_error: tuple[Step, ...] = msgspec.field(default=(), name="le")
+    #: Free for users and plugins; `traceparent`, `tracestate` and `baggage` (W3C) live here under those names.
+    headers: dict[str, Any] = msgspec.field(default_factory=dict, name="h")
+    #: Who sent it: `pid@host`.
+    origin: str = msgspec.field(default="", name="og")
+
+    # Not metadata: these three are written as the payload and are always at their defaults in the metadata.
+    args: tuple[Any, ...] = msgspec.field(default=(), name="-args")
+    kwargs: dict[str, Any] = msgspec.field(default_factory=dict, name="-kwargs")
+    payload: bytes = msgspec.field(default=b"", name="-payload")
+
+    def but(self, **changes: Any) -> Message:
+        """Return a copy with `changes`."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker stores: opaque bytes and the few facts that decide where and when they come out.
+
+    A broker never learns what a task is.
+    """
+
+    #: Together with `attempt` it names the envelope: see `Broker.publish` for what a second publish does.
+    id: str
+    queue: str
+    #: Any bytes whatever, including none at all.
+    body: bytes
+    #: 0 to 9, 9 comes out first. Brokers with fewer levels map them down and keep the order.
+    priority: int = 0
+    #: Seconds from now before which it must not come out.
+    delay: float = 0.0
+    #: Which attempt of this id it carries. A retry is a new envelope with the same id and the next attempt.
+    attempt: int = 0
+    #: Ordering or fairness key, for brokers whose capabilities say what they do with it.
+    key: str | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """An envelope in a worker's hands: lent for a while, and not yet settled."""
+
+    id: str
+    queue: str
+    body: bytes
+    #: The broker's own proof of the loan, with its fencing token. Opaque to the engine; hashable.
+    receipt: Any
+    #: How many times it has been handed out, this time included: 1 on the first delivery.
+    delivery_count: int = 1
+    priority: int = 0
+    attempt: int = 0
+    #: When it was published, or None where the broker does not keep that.
+    published: float | None = None
+    #: True when `Broker.cancel` has been called for this id (brokers with `Capabilities.cancel`).
+    cancelled: bool = False
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Broker.peek` and `Broker.dead` show of a stored envelope: for people, never for settling."""
+
+    id: str
+    queue: str
+    body: bytes
+    priority: int = 0
+    attempt: int = 0
+    delivery_count: int = 0
+    published: float | None = None
+    #: Seconds until it may come out; 0 when it is ready.
+    delay: float = 0.0
+    #: "ready", "delayed", "leased" or "dead".
+    state: str = "ready"
+    #: For dead letters: why, and when it was buried.
+    reason: str = ""
+    buried: float | None = None

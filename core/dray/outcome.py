@@ -1,0 +1,69 @@
+"""What became of one execution, as data. The settler has one `match` over these, and nothing else settles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The task returned. `value` is what it returned."""
+
+    value: Any
+
+
+class Again(msgspec.Struct, frozen=True):
+    """The task failed or asked to be run again, `delay` seconds from now; `error` is why.
+
+    `args` and `kwargs`, when not None, replace the arguments.
+    """
+
+    delay: float
+    error: BaseException
+    args: tuple[Any, ...] | None = None
+    kwargs: dict[str, Any] | None = None
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The task failed for good. With `bury` the message is kept in the dead letters as well."""
+
+    error: BaseException
+    bury: bool = False
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """Never run, or given up by the task itself: to the dead letters with `reason`. The bytes are kept as they came."""
+
+    reason: str
+
+
+class Requeued(msgspec.Struct, frozen=True):
+    """Handed back by the task: comes out again after `delay` seconds, its delivery count kept."""
+
+    delay: float
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Not started, and given back at once and uncharged: shutdown, or a worker that woke up too late."""
+
+
+class Ignored(msgspec.Struct, frozen=True):
+    """The task raised Ignore: acked, and nothing stored."""
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """Cancelled, before or while it ran."""
+
+    reason: str = "revoked"
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """Not started before its `expires`."""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The lease ran out while it ran: someone else has the message now. Nothing may be written for it."""
+
+
+Outcome = Done | Again | Failed | Rejected | Requeued | Released | Ignored | Revoked | Expired | Lost
