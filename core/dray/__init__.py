@@ -22,8 +22,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .app import Dray as Dray
-    from .app import current_app as current_app
-    from .app import shared_task as shared_task
     from .backend import Record as Record
     from .backend import ResultBackend as ResultBackend
     from .broker import Broker as Broker
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from .clock import Clock as Clock
     from .clock import ManualClock as ManualClock
     from .clock import SystemClock as SystemClock
+    from .context import Context as Context
     from .errors import ArgumentsError as ArgumentsError
     from .errors import BackendError as BackendError
     from .errors import BackendUnavailable as BackendUnavailable
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from .errors import TaskExpired as TaskExpired
     from .errors import TaskFailed as TaskFailed
     from .errors import TaskOptionError as TaskOptionError
+    from .errors import TaskRejected as TaskRejected
     from .errors import TaskRevoked as TaskRevoked
     from .errors import UnknownPlugin as UnknownPlugin
     from .errors import UnknownResult as UnknownResult
@@ -76,7 +76,8 @@ if TYPE_CHECKING:
     from .result import AsyncResult as AsyncResult
     from .serializer import Serializer as Serializer
     from .settings import Settings as Settings
-    from .task import Context as Context
+    from .shared import current_app as current_app
+    from .shared import shared_task as shared_task
     from .task import Task as Task
     from .urls import Url as Url
     from .urls import mask as mask
@@ -84,17 +85,18 @@ if TYPE_CHECKING:
 
 #: Which module each public name lives in.
 _HOMES = {
-    "app": "Dray current_app shared_task",
+    "app": "Dray",
     "backend": "Record ResultBackend",
     "broker": "Broker Consumer",
     "canvas": "Signature signature",
     "capabilities": "Capabilities FOREVER",
     "clock": "Clock ManualClock SystemClock",
+    "context": "Context",
     "errors": (
         "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
         "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore MaxRetriesExceeded "
         "NotSupported PluginError PublishError Reject ResultError ResultTimeout Retry SerializationError "
-        "SettingError TaskExpired TaskFailed TaskOptionError TaskRevoked UnknownPlugin UnknownResult "
+        "SettingError TaskExpired TaskFailed TaskOptionError TaskRejected TaskRevoked UnknownPlugin UnknownResult "
         "UnknownTask UrlError"
     ),
     "hookspecs": "Event hookimpl",
@@ -104,7 +106,8 @@ _HOMES = {
     "result": "AsyncResult",
     "serializer": "Serializer",
     "settings": "Settings",
-    "task": "Context Task",
+    "shared": "current_app shared_task",
+    "task": "Task",
     "urls": "Url mask",
     "worker": "Worker",
 }

@@ -24,6 +24,7 @@ DrayError
      |- UnknownResult             neither the backend nor the broker knows this id
      |- TaskFailed                the task raised something that cannot be rebuilt here
      |- TaskRevoked               the task was cancelled
+     |- TaskRejected              the message was moved to the dead letters
      |- TaskExpired               the task was not started before its `expires`
      `- MaxRetriesExceeded        `retry()` was called once too often and had no exception to raise
 
@@ -148,6 +149,10 @@ class TaskFailed(ResultError):
 
 class TaskRevoked(ResultError):
     """The task was revoked before or while it ran."""
+
+
+class TaskRejected(ResultError):
+    """The message was moved to the dead letters, with the reason given here; it can be replayed from there."""
 
 
 class TaskExpired(ResultError):

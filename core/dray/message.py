@@ -29,6 +29,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     immutable: bool = msgspec.field(default=False, name="im")
     #: Options of `apply_async`, plain values only (queue, priority, countdown, expires, headers, ...).
     options: dict[str, Any] = msgspec.field(default_factory=dict, name="o")
+    #: Its own callbacks.
+    link: tuple[Step, ...] = msgspec.field(default=(), name="l")
+    link_error: tuple[Step, ...] = msgspec.field(default=(), name="le")
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

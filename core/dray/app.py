@@ -1,0 +1,396 @@
+"""The app: its settings, plugins and connections, and the tasks registered with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+
+from . import states
+from .backend import ResultBackend
+from .broker import Broker
+from .canvas import Signature, signature
+from .capabilities import Support, resolve
+from .clock import SYSTEM_CLOCK, Clock
+from .codec import Payloads
+from .connections import Connections
+from .errors import ConfigurationError, NotSupported, TaskOptionError, UnknownTask
+from .execution import Execution
+from .hookspecs import Event
+from .ids import id_source
+from .message import Message
+from .middleware import Middleware
+from .options import check_send_options
+from .plugins import Plugins
+from .result import AsyncResult, Rounds
+from .routes import Route, Routes
+from .sender import Sender
+from .settings import Settings
+from .shared import BoundDecorator, Decorator, chosen_app, declared, set_default
+from .task import AsyncTask, Task, new_message, task_name
+from .urls import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Unpack
+
+    from .options import SendOptions, TaskOptions
+    from .worker import Worker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Seconds that a revocation is remembered: as long as a message may sensibly be delayed.
+REVOKED_FOR = 90 * 86400.0
+
+
+class Tasks(dict[str, Task[..., Any]]):
+    """The registered tasks by name."""
+
+    def __missing__(self, name: str) -> Task[..., Any]:
+        raise UnknownTask(
+            f"no task named {name!r}{nearest(name, self)} Registered: {', '.join(sorted(self)) or 'none'}."
+        )
+
+
+class Dray:
+    """A task queue: its tasks, its settings, and its connections to the broker and the result backend.
+
+    Creating one reads nothing and connects to nothing; settings are read, plugins loaded and connections opened when
+    they are first needed. Settings may be given as keyword arguments. Thread-safe, and safe to use after a fork.
+    """
+
+    def __init__(
+        self,
+        name: str = "dray",
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Iterable[str] = (),
+        task_cls: type[Task[..., Any]] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        set_as_current: bool = True,
+        **settings: Any,
+    ) -> None:
+        given = {"broker_url": broker, "result_backend": backend, **settings}
+        self.name = name
+        self.clock = clock
+        self.new_id = id_source(clock)
+        self.task_cls = task_cls
+        self._given = {word: value for word, value in given.items() if value is not None}
+        self._include = list(include)
+        self._tasks = Tasks()
+        self._shared_seen = 0
+        self._middleware: list[Middleware] = []
+        self._connections: Connections | None = None
+        self._lock = threading.RLock()
+        self._rounds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Rounds] = weakref.WeakKeyDictionary()
+        if set_as_current:
+            set_default(self)
+
+    # What it is made of
+
+    @cached_property
+    def conf(self) -> Settings:
+        """The settings: those given in code, then the environment, then the configuration file, then the defaults."""
+        return Settings.load(self._given)
+
+    def config_from_object(self, source: Any, namespace: str = "") -> None:
+        """Take settings from a module, class, dict, "module:attribute" text or pydantic-settings object."""
+        self.conf.from_object(source, namespace)
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """The plugins of this app, loaded when first needed."""
+        with self._lock:
+            if "plugins" in self.__dict__:  # another thread was first
+                return self.__dict__["plugins"]  # type: ignore[no-any-return]
+            plugins = Plugins(self.conf)
+            # Set before the hook runs: a plugin that configures the app may look at the plugins.
+            self.__dict__["plugins"] = plugins
+            plugins.amend("configure", app=self)
+            return plugins
+
+    @cached_property
+    def payloads(self) -> Payloads:
+        """The serializers and compressions of this app."""
+        return Payloads(self.plugins, self.conf)
+
+    @cached_property
+    def execution(self) -> Execution:
+        """What runs this app's tasks."""
+        return Execution(self)
+
+    @cached_property
+    def middleware(self) -> list[Middleware]:
+        """The middleware in force, outermost first: what `use` added, then what plugins bring."""
+        brought = self.plugins.amend("middleware", app=self)
+        return [*self._middleware, *(one for some in brought if some for one in some)]
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around every publish and execution. Call it before the app is first used."""
+        if "middleware" in self.__dict__:
+            raise ConfigurationError("use() comes too late: the app has sent or run a task already")
+        self._middleware.extend(middleware)
+
+    @cached_property
+    def origin(self) -> str:
+        """Who sends: `pid@host`."""
+        return f"{os.getpid()}@{socket.gethostname()}"
+
+    @property
+    def connections(self) -> Connections:
+        """The connections of this process."""
+        found = self._connections
+        if found is None or found.pid != os.getpid():
+            # Whatever lock another thread held when the process forked stays behind with the old object.
+            if found is not None:
+                self._lock = threading.RLock()
+                self.__dict__.pop("origin", None)
+            with self._lock:
+                if self._connections is found:
+                    self._connections = Connections(self.plugins, self.conf, self.clock)
+                found = self._connections
+        assert found is not None
+        return found
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, open."""
+        return self.connections.broker
+
+    @property
+    def backend(self) -> ResultBackend | None:
+        """The result backend, open; None when results are disabled."""
+        return self.connections.backend
+
+    def backend_for_reading(self) -> ResultBackend:
+        """The result backend, or an error that says how to have one."""
+        found = self.connections.backend
+        if found is None:
+            raise NotSupported(
+                f"{self.name} keeps no results: set result_backend (DRAY_RESULT_BACKEND), e.g. sqlite:///results.db"
+            )
+        return found
+
+    backend_for_writing = backend_for_reading
+
+    def close(self) -> None:
+        """Close the connections. The app can be used again; it then opens new ones."""
+        if self._connections is not None and self._connections.pid == os.getpid():
+            self._connections.close()
+        self._connections = None
+
+    def __enter__(self) -> Dray:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Tasks
+
+    @property
+    def tasks(self) -> Tasks:
+        """The registered tasks by name, shared ones included."""
+        if self._shared_seen < len(declared):
+            with self._lock:
+                while self._shared_seen < len(declared):
+                    function, options, bind = declared[self._shared_seen]
+                    self._shared_seen += 1
+                    self._register(function, dict(options), bind)
+        return self._tasks
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> BoundDecorator: ...
+    @overload
+    def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> Decorator: ...
+    def task(self, function: Any = None, /, *, bind: bool = False, **options: Any) -> Any:
+        """Make a task of a `def` or `async def` function: bare, or with options, `@app.task(max_retries=5)`.
+
+        With `bind=True` the function's first parameter is the task itself, with `self.request` and `self.retry`.
+        """
+        if function is not None:
+            return self._register(function, options, bind)
+        return lambda function: self._register(function, options, bind)
+
+    def register_task(self, task: Task[P, R] | type[Task[P, R]]) -> Task[P, R]:
+        """Register a class-based task: a subclass of Task with a `run` method (or an instance of one)."""
+        made = task(self) if isinstance(task, type) else task
+        return self._add(made)  # type: ignore[return-value]
+
+    def _register(self, function: Any, options: dict[str, Any], bind: bool) -> Task[..., Any]:
+        if not callable(function):
+            raise TaskOptionError(f"@app.task decorates a function; got {function!r}. Options are given by name.")
+        base = options.pop("base", None) or self.task_cls
+        if base is None:
+            base = AsyncTask if asyncio.iscoroutinefunction(function) else Task
+        elif not (isinstance(base, type) and issubclass(base, Task)):
+            raise TaskOptionError(f"{task_name(function)}: base is a subclass of dray.Task; got {base!r}")
+        return self._add(base(self, function, options, bind))
+
+    def _add(self, task: Task[..., Any]) -> Task[..., Any]:
+        known = self._tasks.get(task.name)
+        if known is not None and _code(known.function) != _code(task.function):
+            raise TaskOptionError(
+                f"two tasks named {task.name!r}: {_place(known.function)} and {_place(task.function)}; "
+                "give one of them another name with @app.task(name=...)"
+            )
+        self._tasks[task.name] = task
+        return task
+
+    def autodiscover_tasks(self, packages: Iterable[str] | None = None, related_name: str = "tasks") -> None:
+        """Have `package.tasks` of each package imported when a worker starts; packages without one are passed over."""
+        for package in packages if packages is not None else [self.name]:
+            self._include.append(f"?{package}.{related_name}" if related_name else package)
+
+    def load_tasks(self) -> None:
+        """Import every module that `include`, `imports` and `autodiscover_tasks` name. Done by workers and the CLI."""
+        for module in [*self._include, *self.conf.imports, *self.conf.include]:
+            name = module.lstrip("?")
+            if module.startswith("?") and not _findable(name):
+                continue
+            import_module(name)
+
+    def route(self, task: str) -> Route:
+        """Return the queue and priority of a task that says nothing about them."""
+        return self._routes.route(task)
+
+    def annotations(self, task: str) -> dict[str, Any]:
+        """Return what `task_annotations` lays over the options of `task`."""
+        return self._routes.annotations(task)
+
+    @cached_property
+    def _routes(self) -> Routes:
+        return Routes(self.conf)
+
+    # Sending
+
+    def send_task(
+        self,
+        name: str,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SendOptions],
+    ) -> AsyncResult[Any]:
+        """Send a task by name; its code need not be importable here. If it is registered, its own options apply."""
+        if name in self.tasks:
+            return self.tasks[name].apply_async(args, kwargs, **options)
+        check_send_options(options, name)
+        message = new_message(self, name, tuple(args), dict(kwargs or {}), options, None)
+        (sent,) = self.sender.publish([message], self._pack_unknown, options)
+        return AsyncResult(sent.id, self, ignored=sent.ignore_result)
+
+    @cached_property
+    def sender(self) -> Sender:
+        """What this app's messages leave through."""
+        return Sender(self, self._routes)
+
+    def _pack_unknown(self, message: Message, options: Mapping[str, Any]) -> Message:
+        compression = options.get("compression", self.conf.task_compression)
+        return self.payloads.encode(message, options.get("serializer") or self.conf.task_serializer, compression)
+
+    def run_eagerly(self, task: Task[..., Any], message: Message) -> AsyncResult[Any]:
+        """Run a task here and now, retries included; return its finished result."""
+        encoded = self.sender.prepare(message, lambda m: task._pack(m, {}))
+        report = self.execution.eagerly(task, encoded)
+        result: AsyncResult[Any] = AsyncResult(message.id, self, returns=task.parameters.returns)
+        result._final = report
+        if self.conf.task_eager_propagates:
+            result.get()
+        return result
+
+    def signature(self, task: str, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Signature:
+        """Return a call of the task with that name as a value, not sent."""
+        return signature(task, args, kwargs, app=self, **options)
+
+    # Looking back
+
+    def AsyncResult(self, id: str) -> AsyncResult[Any]:
+        """Return the handle on the task with this id."""
+        return AsyncResult(id, self)
+
+    def revoke(self, ids: str | Iterable[str]) -> None:
+        """Cancel tasks by id, durably. Raises NotSupported where the broker cannot."""
+        self.broker.cancel([ids] if isinstance(ids, str) else list(ids), REVOKED_FOR)
+
+    def whereabouts(self, id: str) -> str:
+        """Return the state of a task of which nothing is stored, by asking the broker for its message."""
+        broker = self.broker
+        if not broker.capabilities.find:
+            return states.UNKNOWN
+        place = broker.find([id]).get(id)
+        if place is None:
+            return states.UNKNOWN
+        if place == "dead":
+            return states.REJECTED
+        if place != "leased" and broker.capabilities.cancel and broker.cancelled([id]):
+            return states.REVOKED
+        return states.PENDING
+
+    def rounds(self) -> Rounds:
+        """Return what looks for results on behalf of the running event loop."""
+        loop = asyncio.get_running_loop()
+        found = self._rounds.get(loop)
+        if found is None:
+            look = self.backend_for_reading().wait
+            found = self._rounds[loop] = Rounds(lambda ids, seconds: asyncio.to_thread(look, ids, seconds))
+        return found
+
+    def support(self) -> list[Support]:
+        """Return how each feature is had on this app's broker: rows of (feature, native | emulated | refused, note)."""
+        return list(resolve(self.broker.capabilities))
+
+    def notify(self, type: str, message: Message | None = None, worker: str = "", **details: Any) -> None:
+        """Tell the listening plugins what happened. Costs nothing when nobody listens."""
+        if self.plugins.has("event"):
+            happened = Event(type=type, at=self.clock.time(), message=message, worker=worker, details=details)
+            self.plugins.observe("event", event=happened)
+
+    # Running
+
+    def worker(self, queues: Sequence[str] | str | None = None, **options: Any) -> Worker:
+        """Return a worker for this app, not started: `with app.worker(): ...`, or `.run()`. See `dray.Worker`."""
+        from .worker import Worker  # the floor above: only an app that runs one loads it
+
+        return Worker(self, queues, **options)
+
+    @contextmanager
+    def as_current(self) -> Iterator[None]:
+        """Make this the app that `current_app()` and shared tasks use, within the block."""
+        token = chosen_app.set(self)
+        try:
+            yield
+        finally:
+            chosen_app.reset(token)
+
+    def __repr__(self) -> str:
+        return f"<Dray {self.name} with {len(self._tasks)} task(s)>"
+
+
+def _findable(module: str) -> bool:
+    try:
+        return module in sys.modules or find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _code(function: Any) -> Any:
+    """Return what tells two functions apart, but not two imports of the same one."""
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+
+def _place(function: Any) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', function)}"

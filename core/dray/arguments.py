@@ -1,0 +1,269 @@
+"""A task's parameters: whether a call fits them, and what its arguments are to be turned into.
+
+check, where a task is sent -> decode, where it is run. Both are on the path of every message, so what the signature
+alone can tell is worked out once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .errors import ArgumentsError, DecodeError, TaskOptionError
+from .serializer import Serializer
+from .urls import nearest
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+#: Annotations that ask for nothing which a serializer does not give back anyway.
+_PLAIN = frozenset({Any, object, str, int, float, bool, None, type(None), list, dict})
+#: Generic types that are plain when all they are made of is.
+_PLAIN_GENERICS = frozenset({typing.Union, types.UnionType, list, abc.Iterable, abc.Collection, abc.Sequence})
+#: The same for mappings, whose keys some formats turn into text.
+_PLAIN_MAPPINGS = frozenset({dict, abc.Mapping, abc.MutableMapping})
+
+
+class _Rest(NamedTuple):
+    """What a call must and may still give by name once it has given some arguments by position."""
+
+    required: frozenset[str]
+    allowed: frozenset[str]
+
+
+class _Plan(NamedTuple):
+    """What each argument is to be turned into; Any where nothing is to be done."""
+
+    by_position: tuple[tuple[int, str, Any], ...]
+    by_name: Mapping[str, Any]
+    #: For those that `*args` and `**kwargs` take up.
+    more_positions: Any
+    more_names: Any
+
+
+class Parameters:
+    """The parameters of one task's function. Immutable, and safe to share between threads."""
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], *, bound: bool = False, name: str = "") -> Parameters:
+        """Read the parameters of `function`; with `bound`, all but the first, which is the task itself.
+
+        `name` is what errors call it, by default `module.function`. A callable that does not tell its signature counts
+        as one that takes anything. Annotations are looked at when they are needed first, so they may name what is
+        defined later; one that names nothing at all counts as Any.
+        """
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            signature = inspect.signature(_takes_anything)
+        shown = name or _name_of(function)
+        return cls(shown, function, _without_first(shown, signature) if bound else signature)
+
+    def __init__(self, name: str, function: Callable[..., Any], signature: inspect.Signature) -> None:
+        self._name = name
+        self._function = function
+        self._signature = signature
+        every = list(signature.parameters.values())
+        self._positional = [p for p in every if p.kind in _POSITIONAL]
+        #: The name of `*args`, if there is one.
+        self._more = next((p.name for p in every if p.kind is p.VAR_POSITIONAL), "")
+        only_named = [p for p in every if p.kind is p.KEYWORD_ONLY]
+        #: By the number of arguments given by position. None: such a call can never be complete.
+        self._rests = [_rest(self._positional[given:] + only_named) for given in range(len(self._positional) + 1)]
+        #: How many positional arguments make a complete call that names none.
+        complete = [given for given, rest in enumerate(self._rests) if rest is not None and not rest.required]
+        self._fewest = complete[0] if complete else sys.maxsize
+        self._most = sys.maxsize if self._more else len(self._positional)
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Return when the function can be called so; else raise `ArgumentsError` saying what does not fit.
+
+        Only the shape of the call is looked at, never the types of the values.
+        """
+        given = len(args)
+        if not kwargs:
+            if self._fewest <= given <= self._most:
+                return
+        elif given < len(self._rests):
+            rest = self._rests[given]
+            if rest is not None and rest.required <= kwargs.keys() <= rest.allowed:
+                return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentsError(f"{self.text} {self._complaint(args, kwargs) or error}") from None
+
+    def decode(
+        self, args: Sequence[Any], kwargs: dict[str, Any], serializer: Serializer
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments as the annotations ask for them; `serializer` is the one that read them.
+
+        Raises `DecodeError`, naming the parameter, when a value does not fit. Arguments whose annotation asks for
+        nothing special are not looked at and cost nothing. `args` and `kwargs` themselves are left as they are.
+        """
+        plan = self._plan
+        if plan is None or serializer.exact:
+            return tuple(args), kwargs
+        values = list(args)
+        for index, name, annotation in plan.by_position:
+            if index < len(values):
+                values[index] = self._converted(name, values[index], annotation, serializer)
+        for index in range(more := len(self._positional), len(values)):
+            name = f"{self._more}[{index - more}]"
+            values[index] = self._converted(name, values[index], plan.more_positions, serializer)
+        named = {
+            name: self._converted(name, value, plan.by_name.get(name, plan.more_names), serializer)
+            for name, value in kwargs.items()
+        }
+        return tuple(values), named
+
+    @cached_property
+    def returns(self) -> Any:
+        """What the function is annotated to return (for `async def`: what awaiting it gives), or Any."""
+        return self._resolved(self._signature.return_annotation)
+
+    @cached_property
+    def text(self) -> str:
+        """The function as people would write it: `shop.add(x: int, y: int = 1)`."""
+        shown = [p.replace(annotation=_verbatim(p.annotation)) for p in self._signature.parameters.values()]
+        return f"{self._name}{inspect.Signature(shown)}"
+
+    def __repr__(self) -> str:
+        return f"<Parameters of {self.text}>"
+
+    def _complaint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Say what is wrong with a call that does not fit; empty when that is beyond this method."""
+        every = self._signature.parameters.values()
+        names = [p.name for p in every if p.kind in _BY_NAME]
+        taken = self._positional[: len(args)]
+        if len(args) > len(self._positional) and not self._more:
+            return f"takes {_count(len(self._positional), 'positional argument')} and got {len(args)}"
+        if twice := [p.name for p in taken if p.kind in _BY_NAME and p.name in kwargs]:
+            return f"got two values for {_listed(twice)}"
+        unknown = [str(name) for name in kwargs if name not in names]
+        if unknown and not any(p.kind is p.VAR_KEYWORD for p in every):
+            return f"has no parameter {_listed(unknown)}{nearest(unknown[0], names)}"
+        left = [p for p in every if p not in taken and p.kind in (*_POSITIONAL, *_BY_NAME) and p.default is p.empty]
+        missing = [p.name for p in left if p.kind is p.POSITIONAL_ONLY or p.name not in kwargs]
+        return f"got no value for {_listed(missing)}" if missing else ""
+
+    def _converted(self, name: str, value: Any, annotation: Any, serializer: Serializer) -> Any:
+        if annotation is Any:
+            return value
+        try:
+            return serializer.convert(value, annotation)
+        except DecodeError as error:
+            raise DecodeError(f"{self.text}: the value of {name!r} does not fit: {error}") from None
+
+    @cached_property
+    def _plan(self) -> _Plan | None:
+        """How to decode the arguments; None when none of them asks for anything."""
+        wanted = {p.name: self._wanted(p) for p in self._signature.parameters.values()}
+        if all(annotation is Any for annotation in wanted.values()):
+            return None
+        kinds = {p.kind: wanted[p.name] for p in self._signature.parameters.values()}
+        return _Plan(
+            tuple((i, p.name, wanted[p.name]) for i, p in enumerate(self._positional) if wanted[p.name] is not Any),
+            {p.name: wanted[p.name] for p in self._signature.parameters.values() if p.kind in _BY_NAME},
+            kinds.get(inspect.Parameter.VAR_POSITIONAL, Any),
+            kinds.get(inspect.Parameter.VAR_KEYWORD, Any),
+        )
+
+    def _wanted(self, parameter: inspect.Parameter) -> Any:
+        annotation = self._resolved(parameter.annotation)
+        if _is_plain(annotation):
+            return Any
+        # `when: datetime = None` is written often enough, and means `datetime | None`.
+        return typing.Optional[annotation] if parameter.default is None else annotation  # noqa: UP045
+
+    def _resolved(self, annotation: Any) -> Any:
+        """Return an annotation with its names looked up; Any when there is none or a name cannot be found."""
+        if annotation is inspect.Parameter.empty:
+            return Any
+        holder = types.SimpleNamespace(__annotations__={"it": annotation})
+        try:
+            # Each by itself, so that one that names nothing does not take the others with it.
+            return typing.get_type_hints(holder, *self._namespaces, include_extras=True)["it"]
+        except Exception:
+            return Any
+
+    @cached_property
+    def _namespaces(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Where the names in the annotations are looked up: globals, and type parameters."""
+        function: Any = self._function
+        while isinstance(function, functools.partial):
+            function = function.func
+        function = inspect.unwrap(function)
+        called = function if hasattr(function, "__globals__") else type(function).__call__
+        module = sys.modules.get(getattr(function, "__module__", None) or "")
+        found = getattr(called, "__globals__", None) or vars(module or types)
+        return found, {parameter.__name__: parameter for parameter in getattr(function, "__type_params__", ())}
+
+
+def _rest(left: Iterable[inspect.Parameter]) -> _Rest | None:
+    required = [p for p in left if p.default is p.empty]
+    if any(p.kind is p.POSITIONAL_ONLY for p in required):
+        return None
+    return _Rest(frozenset(p.name for p in required), frozenset(p.name for p in left if p.kind in _BY_NAME))
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Whether a value for this annotation can be used as any serializer gives it back."""
+    if isinstance(annotation, abc.Hashable) and annotation in _PLAIN:
+        return True
+    if isinstance(annotation, typing.TypeVar):
+        return True
+    if isinstance(annotation, typing.NewType):
+        return _is_plain(annotation.__supertype__)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in _PLAIN_MAPPINGS:
+        return not parts or (parts[0] in (str, Any, object) and _is_plain(parts[1]))
+    return origin in _PLAIN_GENERICS and all(map(_is_plain, parts))
+
+
+def _without_first(name: str, signature: inspect.Signature) -> inspect.Signature:
+    every = list(signature.parameters.values())
+    if not every or every[0].kind not in (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL):
+        raise TaskOptionError(f"{name}{signature} is bound (bind=True) and has no first parameter to take the task")
+    return signature.replace(parameters=every if every[0].kind is inspect.Parameter.VAR_POSITIONAL else every[1:])
+
+
+def _takes_anything(*args: Any, **kwargs: Any) -> None:
+    """Stands for callables that do not tell their signature."""
+
+
+def _name_of(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{function.__module__}.{name}" if getattr(function, "__module__", None) else name
+
+
+class _Verbatim:
+    """An annotation that prints as it was written, without the quotes that make it text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _verbatim(annotation: Any) -> Any:
+    return _Verbatim(annotation) if isinstance(annotation, str) else annotation
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")

@@ -1,0 +1,116 @@
+"""What dray does instead, for the settings of Celery that it does not have: one sentence each, used in errors."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+_IN_URL = "options of a broker or backend are part of its URL: scheme://host/...?option=value"
+_ALWAYS_RETRIES = "a worker always reconnects, with growing pauses, and never gives up; leave it out"
+_NO_EXCHANGES = "there are no exchanges: a task is sent to a queue by its name (`task_routes`, `queue=`)"
+_NEEDS_PROCESSES = "it needs child processes, and there is no pool of processes yet"
+_SCHEDULER = "there is no scheduler of periodic tasks yet"
+_NO_CANVAS = "there are no chords yet"
+_EVENTS = "events are not sent over the broker: plugins hear all of them through the hook `event`"
+_LOGGING = "logging is left as you set it up with Python's `logging`"
+_CONTROL = "there is no remote control of workers yet"
+_ACKS = "a failed task is acked once its failure is stored; `dead_letter=True` in @app.task keeps its message as well"
+_NAMED_QUEUES = "queues are names only, and every queue has priorities 0 to 9 and delays; leave it out"
+_ONE_LOOP = "a worker is one engine of threads and an event loop; its parts are not exchanged"
+_NO_CONNECTION_POOL = "there is one connection per role, and no pool of them to size; leave it out"
+_PARTS_OF_URL = "a broker is chosen by one URL: use `broker_url`"
+_ONE_URL = "sending and receiving use the same broker: use `broker_url`"
+_SIGNED = "a signing serializer does that, once one is installed; name it in `task_serializer` and `accept_content`"
+
+_INSTEAD = {
+    "task_protocol": "messages say themselves which format they have; leave it out",
+    "result_ttl": "that is `result_expires`",
+    "task_time_limit": f"hard time limits kill the task: {_NEEDS_PROCESSES}",
+    "task_soft_time_limit": "there are no time limits yet; `expires` bounds when a task may start",
+    "task_reject_on_worker_lost": (
+        "a message whose worker died always comes out again, `task_max_deliveries` times at most; leave it out"
+    ),
+    "task_retry_on_worker_lost": (
+        "a message whose worker died always comes out again, `task_max_deliveries` times at most; leave it out"
+    ),
+    "task_default_rate_limit": "there are no rate limits yet; `worker_queue_concurrency` bounds what runs at once",
+    "worker_disable_rate_limits": "there are no rate limits yet; leave it out",
+    "task_send_sent_event": _EVENTS,
+    "worker_send_task_events": _EVENTS,
+    "event_*": _EVENTS,
+    "task_remote_tracebacks": "the traceback is stored as text, and `AsyncResult.traceback` has it; leave it out",
+    "task_inherit_parent_priority": "every task has its own priority: see `task_default_priority` and `task_routes`",
+    "task_queue_max_priority": _NAMED_QUEUES,
+    "task_create_missing_queue_*": _NAMED_QUEUES,
+    "task_default_queue_type": _NAMED_QUEUES,
+    "worker_detect_quorum_queues": _NAMED_QUEUES,
+    "broker_native_delayed_delivery_queue_type": _NAMED_QUEUES,
+    "task_default_delivery_mode": "messages are always stored durably where the broker can; leave it out",
+    "task_default_exchange*": _NO_EXCHANGES,
+    "task_default_routing_key": _NO_EXCHANGES,
+    "result_exchange*": _NO_EXCHANGES,
+    "control_*": _CONTROL,
+    "worker_enable_remote_control": _CONTROL,
+    "worker_pool_restarts": _CONTROL,
+    "task_acks_on_*": _ACKS,
+    "result_persistent": "results are stored durably where the backend can; leave it out",
+    "result_chord_*": _NO_CANVAS,
+    "task_allow_error_cb_on_chord_header": _NO_CANVAS,
+    "result_accept_content": "results are read by the same list: use `accept_content`",
+    "result_cache_max": "results are not cached in the sender; leave it out",
+    "result_failure_expires": "failures are kept as long as results: use `result_expires`",
+    "result_backend_always_retry": "storing a result is always tried again; leave it out",
+    "result_backend_max_retries": "storing a result is tried again until it succeeds; leave it out",
+    "result_backend_*_sleep_between_retries_ms": "storing a result is tried again with growing pauses; leave it out",
+    "broker_connection_retry*": _ALWAYS_RETRIES,
+    "broker_connection_max_retries": _ALWAYS_RETRIES,
+    "broker_channel_error_retry": _ALWAYS_RETRIES,
+    "broker_failover_strategy": "several hosts are written in the URL, separated by commas",
+    "broker_connection_timeout": _IN_URL,
+    "broker_heartbeat*": _IN_URL,
+    "broker_login_method": _IN_URL,
+    "broker_use_ssl": _IN_URL,
+    "broker_pool_*": _NO_CONNECTION_POOL,
+    "broker_read_url": _ONE_URL,
+    "broker_write_url": _ONE_URL,
+    "broker_host": _PARTS_OF_URL,
+    "broker_port": _PARTS_OF_URL,
+    "broker_user": _PARTS_OF_URL,
+    "broker_password": _PARTS_OF_URL,
+    "broker_vhost": _PARTS_OF_URL,
+    "broker_transport": _PARTS_OF_URL,
+    "*_transport_options": _IN_URL,
+    "*_backend_settings": _IN_URL,
+    "*_backend_options": _IN_URL,
+    "beat_*": _SCHEDULER,
+    "security_*": _SIGNED,
+    "worker_max_tasks_per_child": f"`worker_max_tasks_per_child` comes with process pools: {_NEEDS_PROCESSES}",
+    "worker_max_memory_per_child": f"`worker_max_memory_per_child` comes with process pools: {_NEEDS_PROCESSES}",
+    "worker_lost_wait": _NEEDS_PROCESSES,
+    "worker_proc_alive_timeout": _NEEDS_PROCESSES,
+    "worker_pool_start_method": _NEEDS_PROCESSES,
+    "worker_pool_putlocks": "a worker takes no more than it can run; leave it out",
+    "worker_disable_prefetch": "a worker holds only what it can run in a moment; leave it out",
+    "worker_enable_prefetch_count_reduction": "a worker holds only what it can run in a moment; leave it out",
+    "worker_eta_task_limit": "delayed tasks wait in the broker, not in the worker; leave it out",
+    "worker_soft_shutdown_timeout": "that is `worker_shutdown_timeout`",
+    "worker_enable_soft_shutdown_on_idle": "an idle worker stops at once and gives back what it holds; leave it out",
+    "worker_deduplicate_successful_tasks": "a task may be delivered twice: make it idempotent",
+    "worker_cancel_long_running_tasks_on_connection_loss": "a task whose lease is lost is told so, and writes nothing",
+    "worker_state_db": "revoked ids are kept by the broker, not in a file; leave it out",
+    "worker_direct": "a worker has no queue of its own; start it with -Q and a queue named after it",
+    "worker_autoscaler": "the number of threads is fixed: use `worker_concurrency`",
+    "worker_hijack_root_logger": _LOGGING,
+    "worker_log_*": _LOGGING,
+    "worker_task_log_*": _LOGGING,
+    "worker_redirect_stdouts*": "what tasks print is left alone; leave it out",
+    "worker_agent": _ONE_LOOP,
+    "worker_consumer": _ONE_LOOP,
+    "worker_timer*": _ONE_LOOP,
+}
+
+
+def instead(name: str) -> str | None:
+    """Return what dray does instead of Celery's setting `name`; None when that is not one of Celery's."""
+    if name in _INSTEAD:
+        return _INSTEAD[name]
+    return next((said for pattern, said in _INSTEAD.items() if "*" in pattern and fnmatchcase(name, pattern)), None)

@@ -1,0 +1,196 @@
+"""Message to bytes and back: the wire format (`pack`, `unpack`) and the payload inside it (`Payloads`).
+
+A body is, byte by byte (docs/envelope.md):
+
+    D7 44 31    magic: 0xD7, "D", and the wire version as a digit, "1"
+    flags       one byte; the low four bits are the metadata's format: 0 = msgpack. The rest is 0
+    length      of the metadata in bytes, as an unsigned LEB128 varint
+    metadata    a msgpack map of the fields of `Message` under their short names
+    payload     the rest: the arguments as `[args, kwargs]`, written as the metadata says, untouched
+
+Only `Payloads` looks into a payload. Routing, retrying and burying read the metadata alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from .errors import ContentNotAccepted, DecodeError, SerializationError
+from .message import Message
+
+if TYPE_CHECKING:
+    from .compressor import Compressor
+    from .plugins import Plugins
+    from .serializer import Serializer
+    from .settings import Settings
+
+MAGIC = b"\xd7D1"
+#: Magic and flags as `pack` writes them.
+_HEAD = MAGIC + b"\x00"
+#: Longest metadata that is read (bytes). Ours is a few hundred; more is an attack or an accident.
+MAX_METADATA = 1 << 20
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+_replace = msgspec.structs.replace
+_set = msgspec.structs.force_setattr
+
+
+def pack(message: Message) -> bytes:
+    """Return the body that carries `message`, whose arguments are in `payload` already."""
+    payload = message.payload
+    metadata = _encoder.encode(_replace(message, args=(), kwargs={}, payload=b""))
+    return b"".join((_HEAD, _varint(len(metadata)), metadata, payload))
+
+
+def unpack(body: bytes) -> Message:
+    """Return the message in `body`, its payload still undecoded; raise `DecodeError` saying what is wrong."""
+    if body[:4] != _HEAD:
+        raise DecodeError(_foreign(body))
+    start = 5
+    length = body[4] if len(body) > 4 else 0
+    if length >= 0x80:
+        length, start = _read_varint(body)
+    end = start + length
+    if length > MAX_METADATA or end > len(body):
+        raise DecodeError(f"truncated: the metadata should be {length} bytes and {len(body) - start} are there")
+    try:
+        message = _decoder.decode(body[start:end])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DecodeError(f"the metadata cannot be read: {error}") from None
+    # The message is ours alone until it is returned; setting the field here saves a copy of the whole of it.
+    _set(message, "payload", body[end:])
+    return message
+
+
+def _foreign(body: bytes) -> str:
+    if body[:2] == MAGIC[:2] and len(body) > 3:
+        found = f"wire version {body[2:3]!r}, flags {body[3]}"
+        return f"written by another dray ({found}); this one reads version b'1', flags 0"
+    if body[:1] == b"{" and b'"properties"' in body and b'"body"' in body:
+        return "this is a Celery message"
+    return f"not a dray message: it begins with {body[:8]!r}" if body else "not a dray message: it is empty"
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _read_varint(body: bytes) -> tuple[int, int]:
+    number = 0
+    for index in range(4, min(len(body), 9)):
+        number |= (body[index] & 0x7F) << 7 * (index - 4)
+        if body[index] < 0x80:
+            return number, index + 1
+    raise DecodeError("truncated: the length of the metadata has no end")
+
+
+class Packed(NamedTuple):
+    """A value written as bytes, and how."""
+
+    data: bytes
+    content_type: str
+    content_encoding: str
+
+
+class Payloads:
+    """Writes values with the serializers and compressions that the settings name, and reads what they accept.
+
+    Thread-safe. Built once per app, when it is first used.
+    """
+
+    def __init__(self, plugins: Plugins, conf: Settings) -> None:
+        self._plugins = plugins
+        self._limit = conf.task_max_message_bytes
+        self._serializers: dict[str, Serializer] = {}
+        self._by_type: dict[str, Serializer] = {}
+        self._compressors: dict[str, Compressor] = {}
+        self._accepted = frozenset(
+            name if "/" in name else self.serializer(name).content_type for name in conf.accept_content
+        )
+        self._accept_text = ", ".join(conf.accept_content)
+
+    def serializer(self, name: str) -> Serializer:
+        """Return the serializer with that short name, or raise `UnknownPlugin`."""
+        found = self._serializers.get(name)
+        if found is None:
+            found = self._serializers[name] = self._plugins.find("serializers", name)()
+        return found
+
+    def compressor(self, name: str) -> Compressor:
+        """Return the compressor with that name, or raise `UnknownPlugin`."""
+        found = self._compressors.get(name)
+        if found is None:
+            found = self._compressors[name] = self._plugins.find("codecs", name)()
+        return found
+
+    def dump(self, value: Any, serializer: str, compression: str | None) -> Packed:
+        """Write `value`; raise `SerializationError` when it cannot be written or is larger than may be read."""
+        writer = self.serializer(serializer)
+        data = writer.dumps(value)
+        if len(data) > self._limit:
+            raise SerializationError(
+                f"{len(data):,} bytes are more than task_max_message_bytes allows ({self._limit:,}): "
+                "send a reference (a path, a key, an id) instead of the data, or raise the setting on both sides"
+            )
+        if not compression:
+            return Packed(data, writer.content_type, "")
+        return Packed(self.compressor(compression).compress(data), writer.content_type, compression)
+
+    def reader(self, content_type: str) -> Serializer:
+        """Return the serializer for `content_type` if it may be read; raise `ContentNotAccepted` otherwise.
+
+        This is the gate in front of every decoding: an unsafe format passes only when `accept_content` names it.
+        """
+        found = self._by_type.get(content_type)
+        if found is None:
+            if content_type not in self._accepted:
+                raise ContentNotAccepted(
+                    f"content type {content_type!r} is not accepted (accept_content: {self._accept_text})"
+                )
+            found = self._by_type[content_type] = self._plugins.by_content_type("serializers", content_type)()
+        return found
+
+    def load(self, data: bytes, content_type: str, content_encoding: str = "", type: Any = None) -> Any:
+        """Read a value back; raise `DecodeError` for whatever cannot or may not be read."""
+        reader = self.reader(content_type)
+        return reader.loads(self.plain(data, content_encoding), type)
+
+    def plain(self, data: bytes, content_encoding: str) -> bytes:
+        """Return `data` unpacked; raise `DecodeError` when it is larger than `task_max_message_bytes`."""
+        if content_encoding:
+            data = self.compressor(content_encoding).decompress(data, self._limit)
+        if len(data) > self._limit:
+            raise DecodeError(f"{len(data):,} bytes are more than task_max_message_bytes allows ({self._limit:,})")
+        return data
+
+    def encode(self, message: Message, serializer: str, compression: str | None) -> Message:
+        """Return `message` with its arguments written into its payload."""
+        packed = self.dump((message.args, message.kwargs), serializer, compression)
+        return _replace(
+            message,
+            payload=packed.data,
+            content_type=packed.content_type,
+            content_encoding=packed.content_encoding,
+        )
+
+    def arguments(self, message: Message) -> tuple[list[Any], dict[str, Any], Serializer]:
+        """Return the arguments in the payload, not yet converted to annotations, and the serializer that read them."""
+        reader = self.reader(message.content_type)
+        value = reader.loads(self.plain(message.payload, message.content_encoding))
+        try:
+            args, kwargs = value
+        except (TypeError, ValueError):
+            raise DecodeError("the payload is not a pair of arguments, [args, kwargs]") from None
+        if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
+            raise DecodeError("the payload is not a pair of arguments, [args, kwargs]")
+        return list(args), kwargs, reader

@@ -1,0 +1,108 @@
+"""How much a worker may borrow: enough to keep every slot busy for a tenth of a second, and never more.
+
+Long tasks are not hoarded, for others could run them; short ones are not starved, for a batch costs one round trip.
+What kind of task a queue will bring is learned from what it brought: a queue of `def` tasks waits when the threads are
+full while a queue of `async def` tasks goes on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+#: Seconds of work that may lie ready.
+AHEAD = 0.1
+#: Most deliveries held for one executor, however short the tasks are.
+MOST = 2048
+#: Weight of what was just seen in the running averages.
+LEARNING = 0.2
+
+
+class Allowance(NamedTuple):
+    """Which queues to look at, in this order, and how many to take at most."""
+
+    queues: Sequence[str]
+    limit: int
+
+
+class _Lane:
+    """What is known of one executor: its slots, how long its tasks take (seconds), how many it holds."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.duration = 1.0
+        self.held = 0
+        self.seen = False
+
+    def room(self, multiplier: float | None) -> int:
+        if multiplier:
+            return int(self.slots * multiplier) - self.held
+        ready = AHEAD / self.duration if self.duration > 0 else MOST
+        return min(int(self.slots * max(1.0, ready)), max(MOST, self.slots)) - self.held
+
+
+class Credit:
+    """Decides how much to receive. `allow` and `taken` are called by the source thread, `ended` by the settler."""
+
+    def __init__(
+        self,
+        slots: Mapping[str, int],
+        queues: Sequence[str],
+        *,
+        multiplier: float | None = None,
+        caps: Mapping[str, int] | None = None,
+        weights: Mapping[str, int] | None = None,
+    ) -> None:
+        self._lanes = {kind: _Lane(count) for kind, count in slots.items()}
+        self._queues = list(queues)
+        self._multiplier = multiplier
+        self._caps = dict(caps or {})
+        self._weights = weights
+        self._held = dict.fromkeys(queues, 0)
+        #: For each queue, the share of each kind among what it brought, as far as it is known.
+        self._mix: dict[str, dict[str, float]] = {queue: {} for queue in queues}
+
+    def allow(self) -> Allowance:
+        """Return what may be received now; no queues when there is no room."""
+        rooms = {queue: self._room(queue) for queue in self._queues}
+        open_queues = [queue for queue in self._ordered() if rooms[queue] > 0]
+        return Allowance(open_queues, min((rooms[queue] for queue in open_queues), default=0))
+
+    def taken(self, queue: str, kind: str) -> None:
+        """Note that a job of this kind has come from this queue."""
+        self._held[queue] = self._held.get(queue, 0) + 1
+        self._lanes[kind].held += 1
+        mix = self._mix.setdefault(queue, {})
+        for one in self._lanes:
+            share = mix.get(one, 1.0 if one == kind else 0.0)
+            mix[one] = share + LEARNING * ((1.0 if one == kind else 0.0) - share)
+
+    def ended(self, queue: str, kind: str, duration: float | None) -> None:
+        """Note that a job is settled, and how long it ran (None: it did not run)."""
+        self._held[queue] -= 1
+        lane = self._lanes[kind]
+        lane.held -= 1
+        if duration is None:
+            return
+        if not lane.seen:
+            lane.seen, lane.duration = True, duration
+        lane.duration += LEARNING * (duration - lane.duration)
+
+    def _room(self, queue: str) -> int:
+        mix = self._mix[queue]
+        rooms = [
+            int(lane.room(self._multiplier) / share)
+            for kind, lane in self._lanes.items()
+            if (share := mix.get(kind, 1.0 if not mix else 0.0)) > 0.02
+        ]
+        room = min(rooms, default=0) if mix else max(rooms, default=0)
+        return min(room, self._caps[queue] - self._held[queue]) if queue in self._caps else room
+
+    def _ordered(self) -> list[str]:
+        """Return the queues as declared; or drawn by weight, each with a chance to be next in proportion to it."""
+        weights = self._weights
+        if not weights:
+            return self._queues
+        drawn = {queue: random.random() ** (1.0 / max(weights.get(queue, 1), 1)) for queue in self._queues}
+        return sorted(self._queues, key=drawn.__getitem__, reverse=True)

@@ -1,0 +1,481 @@
+"""One run of one task: from a message in hand to an outcome, with all that has to be written for it.
+
+decode arguments -> before_start -> call (through middleware) -> outcome -> hooks -> follow-ups and report
+
+Everything of the user's runs here, on an executor's thread or loop; what comes out (`Ended`) is data, which settle.py
+only has to store. `run` serves `def` tasks and `arun` `async def` tasks; they differ in the awaits alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import states
+from .backend import Record
+from .context import Context, current
+from .errors import ArgumentsError, DecodeError, Ignore, MaxRetriesExceeded, Reject, Retry, SerializationError
+from .message import Delivery, Message, Step
+from .outcome import Again, Done, Failed, Ignored, Outcome, Rejected, Released, Requeued, Revoked
+from .result import Failure, Report, about, rank, record
+from .retries import seconds
+
+if TYPE_CHECKING:
+    from .app import Dray
+    from .task import Task
+
+logger = logging.getLogger("dray.task")
+
+_with = msgspec.structs.replace
+
+_ENGINE = os.path.dirname(__file__) + os.sep
+
+
+class Job:
+    """A delivery on its way through a worker: what it carries, who runs it, and how long the loan lasts."""
+
+    __slots__ = (
+        "acked",
+        "cancelled",
+        "context",
+        "delivery",
+        "lease_until",
+        "lost",
+        "message",
+        "started",
+        "stopping",
+        "task",
+    )
+
+    def __init__(self, delivery: Delivery, message: Message, task: Task[..., Any], lease_until: float) -> None:
+        self.delivery = delivery
+        self.message = message
+        self.task = task
+        #: On the monotonic clock. After this moment someone else may have the message.
+        self.lease_until = lease_until
+        #: The request that the task sees, while it runs.
+        self.context: Context | None = None
+        #: When it was begun, on the monotonic clock; None while it waits for a slot.
+        self.started: float | None = None
+        self.cancelled = False
+        #: True once the broker has said that the loan is over: nothing may be written for it any more.
+        self.lost = False
+        #: True once the worker has given it up because it stops.
+        self.stopping = False
+        #: True when it was acked before it began (`acks_late=False`).
+        self.acked = False
+
+    def cancel(self) -> None:
+        """Mark it as revoked, and tell the task if it is running."""
+        self.cancelled = True
+        if self.context is not None:
+            self.context.cancel()
+
+
+class Ended:
+    """What a run comes to: the outcome, the report to store (None: nothing), and the messages to send first."""
+
+    __slots__ = ("followups", "outcome", "report")
+
+    def __init__(self, outcome: Outcome, report: Report | None = None, followups: tuple[Message, ...] = ()) -> None:
+        self.outcome = outcome
+        self.report = report
+        self.followups = followups
+
+
+class Execution:
+    """Runs the tasks of one app. Thread-safe; holds no state of a run."""
+
+    def __init__(self, app: Dray, hostname: str = "", note: Callable[[Record], None] | None = None) -> None:
+        self.app = app
+        self.hostname = hostname
+        self._note = note
+
+    def run(self, job: Job) -> Ended:
+        """Run a `def` task and return what it came to. Never raises, whatever the task does."""
+        context, began = self._begin(job)
+        token = current.set(context)
+        try:
+            outcome = self._decode(job, context)
+            if outcome is None:
+                try:
+                    if job.task.hooks:
+                        self._hook(context, "before_start")
+                    outcome = self._returned(job, context, self._call(job.task, context))
+                except BaseException as error:
+                    outcome = self._raised(job, context, error)
+            ended = self._end(job, context, outcome, began)
+            for hook, arguments in self._hooks_after(job, ended):
+                self._hook(context, hook, *arguments)
+            return self._forgotten(ended)
+        finally:
+            current.reset(token)
+
+    async def arun(self, job: Job) -> Ended:
+        """Run an `async def` task and return what it came to. Never raises, whatever the task does."""
+        context, began = self._begin(job)
+        token = current.set(context)
+        try:
+            outcome = self._decode(job, context)
+            if outcome is None:
+                try:
+                    if job.task.hooks:
+                        await self._ahook(context, "before_start")
+                    outcome = self._returned(job, context, await self._acall(job.task, context))
+                except BaseException as error:
+                    outcome = self._raised(job, context, error)
+            ended = self._end(job, context, outcome, began)
+            for hook, arguments in self._hooks_after(job, ended):
+                await self._ahook(context, hook, *arguments)
+            return self._forgotten(ended)
+        finally:
+            current.reset(token)
+
+    def eagerly(self, task: Task[..., Any], message: Message) -> Report:
+        """Run a task here and now: retries follow at once and are counted, callbacks run. Return the report."""
+        while True:
+            delivery = Delivery(id=message.id, queue=message.queue, body=b"", receipt=None)
+            job = Job(delivery, message.but(ignore_result=False), task, float("inf"))
+            ended = _in_own_loop(self.arun, job) if task.is_async else self.run(job)
+            if not isinstance(ended.outcome, Again):
+                break
+            (message,) = ended.followups
+        for followup in ended.followups:
+            if followup.task in self.app.tasks:
+                self.eagerly(self.app.tasks[followup.task], followup)
+        return ended.report or about(message, states.PENDING)
+
+    def unrun(self, message: Message, outcome: Outcome) -> Ended:
+        """Return what a message comes to that is settled without being run: expired, revoked, rejected."""
+        match outcome:
+            case Rejected(reason):
+                report = about(message, states.REJECTED, reason=reason)
+            case Revoked(reason):
+                report = about(message, states.REVOKED, reason=reason)
+            case _:
+                report = about(message, states.EXPIRED, reason="it was not started before its expires")
+        followups = self._steps(message, message.link_error, "e", message.id) if isinstance(outcome, Rejected) else ()
+        report = _with(report, ended=self.app.clock.time(), worker=self.hostname)
+        return Ended(outcome, None if message.ignore_result else report, followups)
+
+    # The steps of a run
+
+    def _begin(self, job: Job) -> tuple[Context, float]:
+        message, began = job.message, self.app.clock.time()
+        context = Context(
+            message,
+            job.task,
+            delivery_count=job.delivery.delivery_count,
+            hostname=self.hostname,
+            is_eager=not self.hostname,
+            note=self._note,
+        )
+        job.context = context
+        if job.cancelled:
+            context.cancel()
+        if job.task.resolved.track_started and not message.ignore_result and self._note is not None:
+            report = about(message, states.STARTED, started=began, worker=self.hostname)
+            self._note(record(message.id, report, rank(message, job.delivery.delivery_count)))
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s[%s] began", message.task, message.id, extra={"action": "began", "task_id": message.id})
+        self.app.notify("task-started", message, self.hostname)
+        return context, began
+
+    def _decode(self, job: Job, context: Context) -> Outcome | None:
+        """Put the arguments into the context; return an outcome only when that cannot be done."""
+        parameters = job.task.parameters
+        try:
+            args, kwargs, serializer = self.app.payloads.arguments(job.message)
+            parameters.check(tuple(args), kwargs)
+            context.args, context.kwargs = parameters.decode(args, kwargs, serializer)
+        except (DecodeError, ArgumentsError) as error:
+            return Rejected(f"its arguments cannot be used: {error}")
+        return None
+
+    def _call(self, task: Task[..., Any], context: Context) -> Any:
+        call: Callable[[Message], Any] = lambda message: task.run(*message.args, **message.kwargs)  # noqa: E731
+        if not self.app.middleware:
+            return task.run(*context.args, **context.kwargs)
+        for one in reversed(self.app.middleware):
+            call = _around(one.execute, call)
+        return call(context.message.but(args=context.args, kwargs=context.kwargs))
+
+    async def _acall(self, task: Task[..., Any], context: Context) -> Any:
+        if not self.app.middleware:
+            return await task.run(*context.args, **context.kwargs)
+
+        async def innermost(message: Message) -> Any:
+            return await task.run(*message.args, **message.kwargs)
+
+        call: Callable[[Message], Any] = innermost
+        for one in reversed(self.app.middleware):
+            call = _around(one.aexecute, call)
+        return await call(context.message.but(args=context.args, kwargs=context.kwargs))
+
+    def _returned(self, job: Job, context: Context, value: Any) -> Outcome:
+        if job.cancelled:
+            return Revoked("revoked while it ran")
+        if context.pending_retry is not None:
+            return self._again(job, context.pending_retry)
+        return Done(value)
+
+    def _raised(self, job: Job, context: Context, error: BaseException) -> Outcome:
+        """Say what an exception means. SystemExit and KeyboardInterrupt of a task fail that task, not the worker."""
+        own = job.task.resolved
+        match error:
+            case Retry():
+                return self._again(job, error)
+            case Reject():
+                return Requeued(error.delay) if error.requeue else Rejected(error.reason)
+            case Ignore():
+                return Ignored()
+        if job.cancelled:
+            return Revoked("revoked while it ran")
+        if job.stopping and isinstance(error, asyncio.CancelledError):
+            return Released()
+        opinion = self._opinion(error)
+        if opinion == "drop":
+            return Ignored()
+        if opinion == "retry" or (opinion is None and own.policy.wants(error)):
+            delay = own.policy.wait(job.message.retries)
+            start = self.app.clock.time() + delay
+            if own.policy.allows(job.message.retries, own.policy.max_retries, job.message.created, start):
+                return Again(delay, error)
+        return Failed(error, own.dead_letter)
+
+    def _opinion(self, error: BaseException) -> Any:
+        if not self.app.plugins.has("classify_error"):
+            return None
+        return self.app.plugins.observe("classify_error", error=error)
+
+    def _again(self, job: Job, wish: Retry) -> Outcome:
+        message, own, now = job.message, job.task.resolved, self.app.clock.time()
+        if wish.eta is not None:
+            delay = max(0.0, wish.eta.timestamp() - now)
+        elif wish.countdown is not None:
+            delay = max(0.0, float(wish.countdown))
+        else:
+            delay = own.policy.wait(message.retries)
+        limit = own.policy.max_retries if wish.max_retries is None else wish.max_retries
+        if own.policy.allows(message.retries, limit, message.created, now + delay):
+            return Again(delay, wish.exc or wish, wish.new_args, wish.new_kwargs)
+        error = wish.exc or MaxRetriesExceeded(f"{message.task} asked for another retry after {message.retries}")
+        return Failed(error, own.dead_letter)
+
+    def _end(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
+        """Turn an outcome into what has to be written for it. A result that cannot be serialised is a failure."""
+        try:
+            ended = self._written(job, context, outcome)
+        except SerializationError as error:
+            outcome = Failed(error, job.task.resolved.dead_letter)
+            ended = self._written(job, context, outcome)
+        now = self.app.clock.time()
+        if ended.report is not None:
+            final = ended.report.state in states.FINAL_STATES
+            ended.report = _with(
+                ended.report,
+                started=began,
+                ended=now if final else None,
+                worker=self.hostname,
+                children=tuple(context.children),
+            )
+        self._tell(job, ended.outcome, now - began)
+        return ended
+
+    def _written(self, job: Job, context: Context, outcome: Outcome) -> Ended:
+        message, app = job.message, self.app
+        wanted = not message.ignore_result
+        match outcome:
+            case Done(value):
+                report = None
+                if wanted:
+                    packed = app.payloads.dump(value, app.conf.result_serializer, app.conf.result_compression)
+                    report = about(
+                        message,
+                        states.SUCCESS,
+                        value=packed.data,
+                        content_type=packed.content_type,
+                        content_encoding=packed.content_encoding,
+                        **self._call_facts(message),
+                    )
+                return Ended(outcome, report, self._steps(message, message.link, "l", value))
+            case Again(delay, error, args, kwargs):
+                again = self._retry_message(context, delay, args, kwargs)
+                report = about(message, states.RETRY, failure=Failure.of(error, trace(error))) if wanted else None
+                return Ended(outcome, report, (again,))
+            case Failed(error, _):
+                report = None
+                if wanted or job.task.resolved.store_errors:
+                    failure = Failure.of(error, trace(error))
+                    report = about(message, states.FAILURE, failure=failure, **self._call_facts(message))
+                return Ended(outcome, report, self._steps(message, message.link_error, "e", message.id))
+            case Rejected() | Revoked():
+                return self.unrun(message, outcome)
+            case _:
+                return Ended(outcome)
+
+    def _retry_message(self, context: Context, delay: float, args: Any, kwargs: Any) -> Message:
+        message, app = context.message, self.app
+        # A broker with shorter delays keeps it as long as it can; `dray doctor` says so.
+        delay = min(delay, app.broker.capabilities.max_delay)
+        again = message.but(retries=message.retries + 1, eta=app.clock.time() + delay if delay else None)
+        if args is None and kwargs is None:
+            return again
+        serializer = app.payloads.reader(message.content_type).name
+        again = again.but(
+            args=context.args if args is None else tuple(args), kwargs=context.kwargs if kwargs is None else kwargs
+        )
+        return app.payloads.encode(again, serializer, message.content_encoding or None)
+
+    def _steps(self, message: Message, steps: tuple[Step, ...], mark: str, value: Any) -> tuple[Message, ...]:
+        """Return the messages of the callbacks. Their ids follow from the parent's, so that a run repeated after a
+
+        crash sends the same ids again, which a broker that still has them recognises.
+        """
+        return tuple(self._step(message, step, f"{message.id}-{mark}{n}", value) for n, step in enumerate(steps))
+
+    def _step(self, parent: Message, step: Step, id: str, value: Any) -> Message:
+        app, options, now = self.app, step.options, self.app.clock.time()
+        route = app.route(step.task)
+        eta, countdown, expires = options.get("eta"), options.get("countdown"), options.get("expires")
+        message = Message(
+            id=options.get("task_id") or id,
+            task=step.task,
+            queue=options.get("queue") or route.queue,
+            priority=route.priority if options.get("priority") is None else options["priority"],
+            created=now,
+            eta=eta.timestamp() if eta is not None else None if countdown is None else now + countdown,
+            expires=None if expires is None else now + seconds(expires, "expires", step.task),
+            root_id=parent.root_id or parent.id,
+            parent_id=parent.id,
+            content_type=step.content_type,
+            content_encoding=step.content_encoding,
+            ignore_result=options.get("ignore_result", False),
+            link=step.link,
+            link_error=step.link_error,
+            headers={**parent.headers, **options.get("headers", {})},
+            origin=app.origin,
+            payload=step.payload,
+        )
+        if not step.immutable:
+            args, kwargs, serializer = app.payloads.arguments(message)
+            message = message.but(args=(value, *args), kwargs=kwargs)
+            message = app.payloads.encode(message, serializer.name, step.content_encoding or None)
+        return app.sender.prepare(message, lambda prepared: prepared)
+
+    def _call_facts(self, message: Message) -> dict[str, Any]:
+        if not self.app.conf.result_extended:
+            return {}
+        return {"call": message.payload, "call_type": message.content_type, "call_encoding": message.content_encoding}
+
+    def _tell(self, job: Job, outcome: Outcome, runtime: float) -> None:
+        """One line in the log, and one event, for each run that ended."""
+        message = job.message
+        said: tuple[int, str, str] = (logging.INFO, type(outcome).__name__.lower(), "")
+        match outcome:
+            case Done():
+                said = (logging.INFO, "succeeded", "")
+            case Again(delay, error):
+                said = (logging.WARNING, "retried", f"; again in {delay:.3g} s: {_line(error)}")
+            case Failed(error):
+                said = (logging.ERROR, "failed", f": {_line(error)}")
+            case Rejected(reason):
+                said = (logging.ERROR, "rejected", f": {reason}")
+        level, verb, rest = said
+        if logger.isEnabledFor(level):
+            text = f"%s[%s] {verb} in %.3fs%s"
+            extra = {"action": verb, "task_id": message.id}
+            expected = job.task.options.get("throws", ())
+            shown = outcome.error if isinstance(outcome, Failed) and not isinstance(outcome.error, expected) else None
+            logger.log(level, text, message.task, message.id, runtime, rest, exc_info=shown, extra=extra)
+        self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime, reason=rest.lstrip(":; "))
+
+    # The hooks of a task's own class
+
+    def _hooks_after(self, job: Job, ended: Ended) -> list[tuple[str, tuple[Any, ...]]]:
+        overridden = job.task.hooks
+        if not overridden:
+            return []
+        match ended.outcome:
+            case Done(value):
+                calls = [("on_success", (value,)), ("after_return", (states.SUCCESS, value))]
+            case Again(_, error):
+                calls = [("on_retry", (error,)), ("after_return", (states.RETRY, error))]
+            case Failed(error):
+                calls = [("on_failure", (error,)), ("after_return", (states.FAILURE, error))]
+            case _:
+                return []
+        return [(hook, arguments) for hook, arguments in calls if hook in overridden]
+
+    def _hook_call(self, context: Context, hook: str, arguments: tuple[Any, ...]) -> Any:
+        task = context.task
+        assert task is not None
+        values: list[Any] = [*arguments, context.id, context.args, context.kwargs]
+        if hook in ("on_retry", "on_failure", "after_return"):
+            values.append(trace(arguments[-1]) if isinstance(arguments[-1], BaseException) else "")
+        return getattr(task, hook)(*values)
+
+    def _hook(self, context: Context, hook: str, *arguments: Any) -> None:
+        try:
+            found = self._hook_call(context, hook, arguments)
+            if inspect.iscoroutine(found):
+                asyncio.run(found)
+        except Exception:
+            if hook == "before_start":
+                raise
+            logger.exception("%s of %s[%s] raised", hook, context.message.task, context.id)
+
+    async def _ahook(self, context: Context, hook: str, *arguments: Any) -> None:
+        try:
+            found = self._hook_call(context, hook, arguments)
+            if inspect.isawaitable(found):
+                await found
+        except Exception:
+            if hook == "before_start":
+                raise
+            logger.exception("%s of %s[%s] raised", hook, context.message.task, context.id)
+
+    def _forgotten(self, ended: Ended) -> Ended:
+        """Cut the outcome loose from the frames of the run, so that they are freed at once."""
+        if isinstance(ended.outcome, Again | Failed):
+            ended.outcome.error.__traceback__ = None
+        return ended
+
+
+def trace(error: BaseException) -> str:
+    """Return the traceback as text, without the engine's own frames above the task's."""
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_ENGINE):
+        found = found.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, found))
+    except Exception:
+        return f"{type(error).__qualname__} (its traceback cannot be shown)"
+
+
+def _line(error: BaseException) -> str:
+    found = Failure.of(error)
+    return f"{found.qualname}: {found.text}" if found.text else found.qualname
+
+
+def _around(wrap: Callable[..., Any], call_next: Callable[[Message], Any]) -> Callable[[Message], Any]:
+    return lambda message: wrap(message, call_next)
+
+
+def _in_own_loop(run: Callable[[Job], Any], job: Job) -> Ended:
+    """Run a coroutine to its end from wherever we are: where a loop is running already, in a thread of its own."""
+    if asyncio._get_running_loop() is None:
+        return asyncio.run(run(job))  # type: ignore[no-any-return]
+    ended: list[Ended] = []
+    thread = threading.Thread(target=lambda: ended.append(asyncio.run(run(job))), name="dray-eager")
+    thread.start()
+    thread.join()
+    return ended[0]

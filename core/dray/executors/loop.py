@@ -1,0 +1,79 @@
+"""Runs `async def` tasks as coroutines on one event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import Executor
+
+
+class LoopExecutor(Executor):
+    """Touches no event-loop policy and no other loop of the process."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self._line: deque[Any] = deque()
+        self._running: dict[Any, asyncio.Task[None]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="dray-loop", daemon=True)
+
+    def start(self, run: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
+        self._run, self._done = run, done
+        self._thread.start()
+
+    def submit(self, jobs: Sequence[Any]) -> None:
+        self._line.extend(jobs)
+        self._loop.call_soon_threadsafe(self._fill)
+
+    def drain(self) -> list[Any]:
+        taken = []
+        while self._line:
+            try:
+                taken.append(self._line.popleft())
+            except IndexError:
+                break
+        return taken
+
+    def cancel(self, job: Any) -> None:
+        self._loop.call_soon_threadsafe(self._cancel, job)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*self._running.values(), return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            self._loop.close()
+
+    def _fill(self) -> None:
+        while self._line and len(self._running) < self.slots:
+            try:
+                job = self._line.popleft()
+            except IndexError:
+                return
+            self._running[job] = self._loop.create_task(self._one(job))
+
+    async def _one(self, job: Any) -> None:
+        try:
+            self._done(job, await self._run(job))
+        finally:
+            del self._running[job]
+            if self._line:
+                self._fill()
+
+    def _cancel(self, job: Any) -> None:
+        task = self._running.get(job)
+        if task is not None:
+            task.cancel()

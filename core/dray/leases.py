@@ -1,0 +1,108 @@
+"""The keeper: one thread that renews the worker's loans and looks for tasks that have been revoked.
+
+It runs no user code and waits for nobody, so a loan is renewed however long its task takes; what can starve it is an
+extension module that holds the interpreter lock for longer than a lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .broker import Consumer
+from .errors import BrokerError, BrokerUnavailable
+from .execution import Job
+
+if TYPE_CHECKING:
+    from .app import Dray
+
+logger = logging.getLogger("dray.worker")
+
+#: Loans are renewed when this share of the lease is over.
+RENEW_AFTER = 1 / 3
+#: Seconds between two looks for revoked tasks.
+LOOK = 1.0
+
+
+class Keeper:
+    """Keeps the loans of one worker. `jobs` is the worker's table of what it holds, by receipt."""
+
+    def __init__(
+        self,
+        app: Dray,
+        jobs: Mapping[Any, Job],
+        consumer: Callable[[], Consumer | None],
+        interrupt: Callable[[Job], None],
+        lease: float,
+    ) -> None:
+        self._app = app
+        self._jobs = jobs
+        self._consumer = consumer
+        self._interrupt = interrupt
+        self._lease = lease
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dray-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin keeping."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop keeping; what is still lent is nobody's business any more."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        clock = self._app.clock
+        renewed = clock.monotonic()
+        tick = min(self._lease * RENEW_AFTER, LOOK)
+        while not clock.wait(self._stop, tick):
+            now = clock.monotonic()
+            try:
+                if now - renewed >= self._lease * RENEW_AFTER - tick / 2:
+                    self._renew(now)
+                    renewed = now
+                self._look_for_revoked(now)
+            except BrokerUnavailable:
+                # The source thread says so and reconnects; the next tick tries again, the leases have slack for that.
+                continue
+            except BrokerError:
+                logger.exception("renewing leases failed; trying again")
+
+    def _renew(self, now: float) -> None:
+        consumer = self._consumer()
+        held = [job for job in self._held() if not job.acked and not job.lost]
+        if consumer is None or not held or not self._app.broker.capabilities.lease:
+            return
+        lost = {delivery.receipt for delivery in consumer.extend([job.delivery for job in held], self._lease)}
+        for job in held:
+            if job.delivery.receipt not in lost:
+                # Counted from before the call: never later than what the broker counts from.
+                job.lease_until = now + self._lease
+            elif job.delivery.receipt in self._jobs:
+                job.lost = True
+                logger.warning(
+                    "%s[%s]: the lease was lost, the task is running elsewhere", job.message.task, job.message.id
+                )
+                self._interrupt(job)
+
+    def _look_for_revoked(self, now: float) -> None:
+        if not self._app.broker.capabilities.cancel:
+            return
+        running = {
+            job.message.id: job
+            for job in self._held()
+            if job.started is not None and not job.cancelled and now - job.started >= LOOK / 2
+        }
+        if not running:
+            return
+        for id in self._app.broker.cancelled(list(running)):
+            job = running[id]
+            job.cancel()
+            self._interrupt(job)
+
+    def _held(self) -> list[Job]:
+        # Other threads change the table meanwhile; copying a dict is one step that no other thread can enter.
+        return list(dict(self._jobs).values())

@@ -1,0 +1,152 @@
+"""The words that `@app.task` and `apply_async` understand, and the check that catches all others on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from .errors import TaskOptionError
+from .message import HIGHEST_PRIORITY
+from .retries import seconds
+from .urls import nearest
+
+if TYPE_CHECKING:
+    from .canvas import Signature
+
+
+class TaskOptions(TypedDict, total=False):
+    """What a task says about itself. A value left out comes from `task_annotations`, then from the settings."""
+
+    #: Registered name; "module.function" when left out.
+    name: str
+    #: A subclass of Task to make the task from.
+    base: type[Any]
+    #: Queue and priority (0-9, 9 is the most urgent) it is sent with.
+    queue: str | None
+    priority: int | None
+    #: Seconds (or timedelta) after sending beyond which it is not started any more.
+    expires: float | timedelta | None
+    #: How its arguments are written and packed: "json", "msgpack" ...; "gzip", "zstd" or None.
+    serializer: str | None
+    compression: str | None
+    #: True: acked when it has ended (at-least-once). False: acked before it starts (at-most-once).
+    acks_late: bool
+    #: True: no state and no result are stored.
+    ignore_result: bool
+    #: True: a failure is stored although results are ignored.
+    store_errors_even_if_ignored: bool
+    #: True: the state STARTED is stored when it begins.
+    track_started: bool
+    #: True: arguments are checked against the signature when it is sent.
+    typing: bool
+    #: Exceptions that are part of its work: a failure with one is logged without a traceback.
+    throws: type[BaseException] | tuple[type[BaseException], ...]
+    #: True: when it has failed for good, the message is kept in the dead letters too.
+    dead_letter: bool
+    #: How often it may be delivered without ending (worker killed) before it is buried.
+    max_deliveries: int
+    max_retries: int | None
+    default_retry_delay: float | timedelta
+    autoretry_for: type[BaseException] | tuple[type[BaseException], ...]
+    dont_autoretry_for: type[BaseException] | tuple[type[BaseException], ...]
+    retry_kwargs: Mapping[str, Any]
+    retry_backoff: bool | float | list[float] | tuple[float, ...]
+    retry_backoff_max: float | timedelta
+    retry_jitter: bool
+    retry_until: float | timedelta | datetime | None
+
+
+class SendOptions(TypedDict, total=False):
+    """What one sending says about itself, over the task's own options."""
+
+    #: Seconds from now, or the instant, before which it is not started.
+    countdown: float | timedelta | None
+    eta: datetime | None
+    #: Seconds from now, or the instant, after which it is not started any more.
+    expires: float | timedelta | datetime | None
+    queue: str | None
+    priority: int | None
+    #: Your own id. While a task with this id waits or runs, sending it again changes nothing.
+    task_id: str | None
+    headers: Mapping[str, Any] | None
+    serializer: str | None
+    compression: str | None
+    ignore_result: bool | None
+    #: Whether, and how, *sending* is tried again while the broker is away (max_retries, interval_start, _step, _max).
+    retry: bool | None
+    retry_policy: Mapping[str, Any] | None
+    #: Tasks to call with the result, and with the failed id.
+    link: Signature | Iterable[Signature] | None
+    link_error: Signature | Iterable[Signature] | None
+    root_id: str | None
+    parent_id: str | None
+
+
+TASK_WORDS = frozenset(TaskOptions.__annotations__)
+SEND_WORDS = frozenset(SendOptions.__annotations__)
+
+#: Celery's words for things dray does in another way, and what to say instead.
+_ELSEWHERE = {
+    "bind": "`bind=True` belongs in the decorator: @app.task(bind=True)",
+    "routing_key": "a queue is chosen by name here: use queue=",
+    "exchange": "a queue is chosen by name here: use queue=",
+    "delivery_mode": "every message is stored durably where the broker can",
+    "acks_late": "say acks_late in the decorator, @app.task(acks_late=...)",
+    "max_retries": "say max_retries in the decorator; retry= and retry_policy= are about sending",
+}
+
+
+def check_task_options(options: Mapping[str, Any], task: str) -> None:
+    """Raise `TaskOptionError` for a word or value that a task declaration does not take."""
+    for word in options:
+        if word not in TASK_WORDS:
+            raise TaskOptionError(f"@app.task of {task} has no option {word!r}{nearest(word, TASK_WORDS)}")
+    _check_shared(options, task)
+    deliveries = options.get("max_deliveries", 1)
+    if isinstance(deliveries, bool) or not isinstance(deliveries, int) or deliveries < 1:
+        raise TaskOptionError(f"{task}: max_deliveries is a whole number >= 1; got {deliveries!r}")
+    if (expires := options.get("expires")) is not None:
+        seconds(expires, "expires", task)
+
+
+def check_send_options(options: Mapping[str, Any], task: str) -> None:
+    """Raise `TaskOptionError` for a word or value that a sending does not take."""
+    if not options.keys() <= SEND_WORDS:
+        for word in options:
+            if word not in SEND_WORDS:
+                hint = f"; {_ELSEWHERE[word]}" if word in _ELSEWHERE else nearest(word, SEND_WORDS)
+                raise TaskOptionError(f"sending {task}: there is no option {word!r}{hint}")
+    _check_shared(options, task)
+    if options.get("countdown") is not None and options.get("eta") is not None:
+        raise TaskOptionError(f"sending {task}: give countdown (seconds from now) or eta (an instant), not both")
+    task_id = options.get("task_id")
+    if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id) <= 128):
+        raise TaskOptionError(f"sending {task}: task_id is a text of 1 to 128 characters; got {task_id!r}")
+
+
+def _check_shared(options: Mapping[str, Any], task: str) -> None:
+    priority = options.get("priority")
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= HIGHEST_PRIORITY):
+        raise TaskOptionError(
+            f"{task}: priority is a whole number from 0 to 9, 9 being the most urgent; got {priority!r}"
+        )
+    queue = options.get("queue")
+    if queue is not None:
+        check_queue(queue, task)
+
+
+def check_queue(queue: Any, task: str) -> str:
+    """Return `queue` if it can be the name of one; raise `TaskOptionError` otherwise."""
+    if not isinstance(queue, str) or not queue or len(queue) > 128 or any(c.isspace() for c in queue):
+        raise TaskOptionError(f"{task}: a queue is named by 1 to 128 characters without whitespace; got {queue!r}")
+    return queue
+
+
+def instant(value: float | timedelta | datetime, now: float, option: str, task: str) -> float:
+    """Return an instant given as seconds from now, a timedelta or a datetime (a naive one is taken as UTC)."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        return now + value
+    return now + seconds(value, option, f"sending {task}")

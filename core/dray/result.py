@@ -1,0 +1,468 @@
+"""Results: what is stored about a task (`Report`), and the handle that reads it from anywhere (`AsyncResult`)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from . import states
+from .backend import Record
+from .context import Context, current
+from .errors import (
+    BlockingCallError,
+    DecodeError,
+    ResultTimeout,
+    TaskExpired,
+    TaskFailed,
+    TaskRejected,
+    TaskRevoked,
+    UnknownResult,
+)
+from .message import Message
+
+if TYPE_CHECKING:
+    from .app import Dray
+
+T = TypeVar("T")
+
+#: Seconds between two checks, while waiting, that the broker still knows of the task.
+STILL_THERE = 5.0
+#: Longest time (seconds) an `aget` may have to wait for the round in which others are being waited for.
+ROUND = 0.02
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An exception as data: enough to rebuild it where its class is at hand."""
+
+    module: str = msgspec.field(name="m")
+    qualname: str = msgspec.field(name="n")
+    text: str = msgspec.field(default="", name="t")
+    #: The exception's `args`; what is not a plain value stands there as its repr.
+    args: tuple[Any, ...] = msgspec.field(default=(), name="a")
+    traceback: str = msgspec.field(default="", name="tb")
+
+    @classmethod
+    def of(cls, error: BaseException, traceback: str = "") -> Failure:
+        """Take an exception apart. Never fails, whatever the exception's own methods do."""
+        kind = type(error)
+        return cls(
+            module=kind.__module__,
+            qualname=kind.__qualname__,
+            text=_safely(str, error),
+            args=tuple(value if isinstance(value, _PLAIN) else _safely(repr, value) for value in error.args),
+            traceback=traceback,
+        )
+
+    def rebuild(self) -> BaseException:
+        """Return an exception of the original class if that is loaded here, otherwise a TaskFailed.
+
+        Nothing is imported for it: what a result names must not decide which code runs. `__init__` is not called.
+        """
+        kind: Any = sys.modules.get(self.module)
+        for name in self.qualname.split("."):
+            kind = getattr(kind, name, None)
+        error: BaseException = TaskFailed(f"{self.module}.{self.qualname}".removeprefix("builtins."), self.text)
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            try:
+                error = kind.__new__(kind, *self.args)
+                error.args = self.args
+            except Exception:
+                pass  # a class that cannot even be allocated: TaskFailed says as much as can be said
+        if self.traceback:
+            error.add_note("the traceback in the worker was:\n" + self.traceback.rstrip())
+        return error
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _safely(show: Callable[[Any], str], value: Any) -> str:
+    try:
+        return show(value)
+    except Exception as error:
+        return f"<{type(value).__qualname__} that raises {type(error).__qualname__} when shown>"
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is stored about a task: the body of its record. Instants are seconds since 1970."""
+
+    state: str = msgspec.field(name="s")
+    task: str = msgspec.field(default="", name="t")
+    #: The serialised value (SUCCESS) or meta (a state of the task's own).
+    value: bytes = msgspec.field(default=b"", name="v")
+    content_type: str = msgspec.field(default="application/json", name="ct")
+    content_encoding: str = msgspec.field(default="", name="ce")
+    failure: Failure | None = msgspec.field(default=None, name="f")
+    #: Why it was revoked, or moved to the dead letters.
+    reason: str = msgspec.field(default="", name="w")
+    sent: float = msgspec.field(default=0.0, name="c")
+    started: float | None = msgspec.field(default=None, name="b")
+    ended: float | None = msgspec.field(default=None, name="e")
+    retries: int = msgspec.field(default=0, name="n")
+    worker: str = msgspec.field(default="", name="k")
+    queue: str = msgspec.field(default="", name="q")
+    root_id: str | None = msgspec.field(default=None, name="r")
+    parent_id: str | None = msgspec.field(default=None, name="pa")
+    children: tuple[str, ...] = msgspec.field(default=(), name="ch")
+    #: With `result_extended`: the arguments as they were sent.
+    call: bytes = msgspec.field(default=b"", name="a")
+    call_type: str = msgspec.field(default="", name="at")
+    call_encoding: str = msgspec.field(default="", name="ae")
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Report).decode
+
+
+def record(id: str, report: Report, rank: int) -> Record:
+    """Return the record that stores `report`."""
+    return Record(id=id, state=report.state, final=report.state in states.FINAL_STATES, body=_encode(report), rank=rank)
+
+
+def rank(message: Message, delivery_count: int) -> int:
+    """Return the rank of what this delivery writes: later retries, then later deliveries, stand above earlier ones."""
+    return message.retries << 16 | min(delivery_count, 0xFFFF)
+
+
+def about(message: Message, state: str, **facts: Any) -> Report:
+    """Return a report of `message` in `state`."""
+    return Report(
+        state=state,
+        task=message.task,
+        sent=message.created,
+        retries=message.retries,
+        queue=message.queue,
+        root_id=message.root_id,
+        parent_id=message.parent_id,
+        **facts,
+    )
+
+
+def progress(app: Dray, message: Message | None, id: str, state: str | None, meta: Any, request: Context) -> Record:
+    """Return the record of a state that a task reports about itself. It is never a final one, whatever its name."""
+    if not id:
+        raise ValueError("update_state() outside a running task needs a task_id")
+    packed = app.payloads.dump(meta, app.conf.result_serializer, app.conf.result_compression)
+    facts: dict[str, Any] = {
+        "value": packed.data,
+        "content_type": packed.content_type,
+        "content_encoding": packed.content_encoding,
+    }
+    name = state or states.PROGRESS
+    report = about(message, name, worker=request.hostname, **facts) if message else Report(state=name, **facts)
+    found = record(id, report, rank(message, request.delivery_count) if message else 0)
+    return msgspec.structs.replace(found, final=False)
+
+
+class AsyncResult(Generic[T]):
+    """A handle on a task that was sent: by `delay`, or made from an id anywhere, `app.AsyncResult(id)`.
+
+    Every attribute looks at the backend anew until the state is final. Safe from any thread.
+    """
+
+    def __init__(self, id: str, app: Dray, *, ignored: bool = False, returns: Any = Any) -> None:
+        self.id = id
+        self.app = app
+        #: True when it is known that nothing is stored: `get()` returns None at once.
+        self.ignored = ignored
+        self._returns = returns
+        self._final: Report | None = None
+
+    # Looking
+
+    @property
+    def state(self) -> str:
+        """The state now: one of `dray.states` or the task's own. UNKNOWN when nobody has heard of the id."""
+        report = self._report()
+        return report.state if report else self._whereabouts()
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The value (SUCCESS), the exception (FAILURE, RETRY, REVOKED ...), the meta (PROGRESS ...), or None."""
+        report = self._report()
+        return None if report is None else self._value(report)
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback in the worker, as text, when it failed or is being retried."""
+        report = self._report()
+        return report.failure.traceback if report and report.failure else None
+
+    def ready(self) -> bool:
+        """Return whether it has ended, well or badly."""
+        return self.state in states.FINAL_STATES and self._settled()
+
+    def successful(self) -> bool:
+        """Return whether it has ended with a value."""
+        return self.state == states.SUCCESS and self._settled()
+
+    def failed(self) -> bool:
+        """Return whether it has ended with an exception."""
+        return self.state == states.FAILURE and self._settled()
+
+    def exists(self) -> bool:
+        """Return whether anybody has heard of this id."""
+        return self.state != states.UNKNOWN
+
+    @property
+    def name(self) -> str | None:
+        """The task's name, once something is stored about it."""
+        report = self._report()
+        return report.task if report else None
+
+    @property
+    def args(self) -> tuple[Any, ...] | None:
+        """The arguments it was sent with; stored only with `result_extended`."""
+        call = self._call()
+        return tuple(call[0]) if call else None
+
+    @property
+    def kwargs(self) -> dict[str, Any] | None:
+        """The keyword arguments it was sent with; stored only with `result_extended`."""
+        call = self._call()
+        return call[1] if call else None
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that ran it last."""
+        report = self._report()
+        return report.worker if report else None
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it was sent to."""
+        report = self._report()
+        return report.queue if report else None
+
+    @property
+    def retries(self) -> int:
+        """How many times it has been retried."""
+        report = self._report()
+        return report.retries if report else 0
+
+    @property
+    def date_sent(self) -> datetime | None:
+        """When it was sent."""
+        report = self._report()
+        return _aware(report.sent) if report else None
+
+    @property
+    def date_started(self) -> datetime | None:
+        """When its last run began."""
+        report = self._report()
+        return _aware(report.started) if report else None
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When it ended."""
+        report = self._report()
+        return _aware(report.ended) if report else None
+
+    @property
+    def children(self) -> list[AsyncResult[Any]]:
+        """The tasks that it sent while it ran, known once it has ended."""
+        report = self._report()
+        return [AsyncResult(id, self.app) for id in report.children] if report else []
+
+    # Waiting
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        disable_sync_subtasks: bool = True,
+    ) -> T:
+        """Wait for the end and return the value; raise what the task raised, or (propagate=False) return that.
+
+        Raises ResultTimeout after `timeout` seconds, UnknownResult when nobody knows the id (or no more), and
+        BlockingCallError inside a running event loop, where `await result.aget()` is the way, or inside a task,
+        where waiting can take the very slot that the other task needs (`disable_sync_subtasks=False` insists).
+        """
+        self._may_block(disable_sync_subtasks)
+        if self.ignored:
+            return None  # type: ignore[return-value]
+        clock = self.app.clock
+        end = None if timeout is None else clock.monotonic() + timeout
+        report = self._report()
+        while report is None or not self._settled():
+            self._still_there()
+            look = STILL_THERE if end is None else min(STILL_THERE, end - clock.monotonic())
+            if look <= 0:
+                raise self._timeout(timeout)
+            self.app.backend_for_reading().wait([self.id], look)
+            report = self._report()
+        return self._outcome(report, propagate)
+
+    wait = get
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> T:
+        """`get` for coroutines. However many are waiting, one thread looks for all of them."""
+        if self.ignored:
+            return None  # type: ignore[return-value]
+        try:
+            async with asyncio.timeout(timeout):
+                report = await asyncio.to_thread(self._report)
+                while report is None or not self._settled():
+                    await asyncio.to_thread(self._still_there)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self.app.rounds().next_look(self.id), STILL_THERE)
+                    report = await asyncio.to_thread(self._report)
+        except TimeoutError:
+            raise self._timeout(timeout) from None
+        return self._outcome(report, propagate)
+
+    def __await__(self) -> Any:
+        return self.aget().__await__()
+
+    def forget(self) -> None:
+        """Delete what is stored about it. The task itself goes on."""
+        self._final = None
+        self.app.backend_for_writing().forget([self.id])
+
+    def revoke(self) -> None:
+        """Cancel it, durably: it will not start, on any worker, before or after a restart; if it runs, it is told."""
+        self.app.revoke(self.id)
+
+    # Reading the report
+
+    def _report(self) -> Report | None:
+        if self._final is not None:
+            return self._final
+        found = self.app.backend_for_reading().fetch([self.id]).get(self.id)
+        if found is None:
+            return None
+        report = _decode(found.body)
+        if found.final:
+            self._final = report
+        return report
+
+    def _settled(self) -> bool:
+        return self._final is not None or (self._report() is None and self._whereabouts() in states.FINAL_STATES)
+
+    def _whereabouts(self) -> str:
+        state = self.app.whereabouts(self.id)
+        if state != states.UNKNOWN:
+            return state
+        # It may have ended between the look at the backend and the look at the broker: results are stored before acks.
+        report = self._report()
+        return report.state if report else states.UNKNOWN
+
+    def _still_there(self) -> None:
+        if self._report() is None and self._whereabouts() == states.UNKNOWN:
+            raise UnknownResult(
+                f"no task {self.id!r}: neither the result backend nor the broker knows it. It was never sent, its "
+                "result has expired (result_expires), or it ran with ignore_result"
+            )
+
+    def _value(self, report: Report) -> Any:
+        if report.failure is not None:
+            return report.failure.rebuild()
+        if self._final is None or report.state == states.SUCCESS:
+            if not report.value:
+                return None
+            return self._load(report.value, report.content_type, report.content_encoding)
+        kinds = {states.REVOKED: TaskRevoked, states.EXPIRED: TaskExpired, states.REJECTED: TaskRejected}
+        return kinds.get(report.state, TaskFailed)(report.reason or f"{report.task} {self.id}: {report.state}")
+
+    def _load(self, data: bytes, content_type: str, content_encoding: str) -> Any:
+        returns = self._returns
+        if returns is Any and self._final is not None and self._final.task in self.app.tasks:
+            returns = self.app.tasks[self._final.task].parameters.returns
+        load = self.app.payloads.load
+        try:
+            return load(data, content_type, content_encoding, None if returns is Any else returns)
+        except DecodeError:
+            # A wrong return annotation must not cost the result.
+            return load(data, content_type, content_encoding)
+
+    def _call(self) -> Any:
+        report = self._report()
+        if report is None or not report.call:
+            return None
+        return self.app.payloads.load(report.call, report.call_type, report.call_encoding)
+
+    def _outcome(self, report: Report, propagate: bool) -> T:
+        value = self._value(report)
+        if propagate and report.state != states.SUCCESS and isinstance(value, BaseException):
+            raise value
+        return value  # type: ignore[no-any-return]
+
+    def _may_block(self, disable_sync_subtasks: bool) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise BlockingCallError(
+                "get() would stop the event loop it is called in; write `await result.aget()` (or `await result`)"
+            )
+        running = current.get()
+        if disable_sync_subtasks and running is not None and not running.is_eager and not running.called_directly:
+            raise BlockingCallError(
+                "get() inside a task holds a slot while another task may need it; pass the result on with link=, "
+                "or insist with get(disable_sync_subtasks=False)"
+            )
+
+    def _timeout(self, timeout: float | None) -> ResultTimeout:
+        return ResultTimeout(f"task {self.id} has not ended within {timeout} s; its state is {self.state}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncResult) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<AsyncResult {self.id}>"
+
+
+class Rounds:
+    """Looks for many results at once on behalf of the coroutines of one event loop."""
+
+    def __init__(self, look: Callable[[list[str], float], Awaitable[Any]]) -> None:
+        self._look = look
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._round: asyncio.Task[None] | None = None
+
+    async def next_look(self, id: str) -> None:
+        """Return when `id` may have changed; the caller looks for itself. Cancelling one caller disturbs no other."""
+        future = self._waiting.get(id)
+        if future is None:
+            future = self._waiting[id] = asyncio.get_running_loop().create_future()
+        if self._round is None or self._round.done():
+            self._round = asyncio.create_task(self._run())
+        await asyncio.shield(future)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            ids = list(self._waiting)
+            try:
+                found = await self._look(ids, ROUND)
+            except Exception as error:
+                self._wake(ids, error)
+                continue
+            self._wake([id for id in ids if id in found and found[id].final], None)
+
+    def _wake(self, ids: list[str], error: Exception | None) -> None:
+        for id in ids:
+            future = self._waiting.pop(id)
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+
+def _aware(instant: float | None) -> datetime | None:
+    return datetime.fromtimestamp(instant, UTC) if instant else None

@@ -1,0 +1,128 @@
+"""The way out: every message that leaves an app passes here, on its way from a task to the broker.
+
+`publish`: middleware -> arguments written -> checked against what the broker can do -> body -> envelope -> broker
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import states
+from .capabilities import FOREVER
+from .codec import pack
+from .context import current
+from .errors import BrokerUnavailable, NotSupported, SerializationError
+from .message import Envelope, Message
+from .middleware import Middleware
+from .result import about, record
+from .routes import Routes
+
+if TYPE_CHECKING:
+    from .app import Dray
+
+logger = logging.getLogger("dray")
+
+#: Writes a message's arguments into its payload, as the options of the call say.
+Encode = Callable[[Message, Mapping[str, Any]], Message]
+
+
+class Sender:
+    """Sends the messages of one app. Thread-safe."""
+
+    def __init__(self, app: Dray, routes: Routes) -> None:
+        self.app = app
+        self._routes = routes
+
+    def publish(
+        self,
+        messages: Sequence[Message],
+        encode: Encode,
+        options: Mapping[str, Any],
+    ) -> list[Message]:
+        """Send messages in as few round trips as the broker allows; return them as they travelled.
+
+        Everything that can be refused is refused before the first is sent.
+        """
+        sent = [self.prepare(message, lambda m: encode(m, options)) for message in messages]
+        envelopes = [self.enclose(message) for message in sent]
+        broker = self.app.broker
+        if not broker.capabilities.find:
+            # Nobody else could tell a waiting id from an unknown one. Before the publish: results come after this.
+            self._store_pending(sent)
+        size = broker.capabilities.max_publish_batch
+        for start in range(0, len(envelopes), size):
+            self._send(envelopes[start : start + size], options)
+        running = current.get()
+        if running is not None and not running.called_directly:
+            running.children.extend(message.id for message in sent)
+        if self.app.plugins.has("event"):
+            for message in sent:
+                self.app.notify("task-sent", message)
+        return sent
+
+    def prepare(self, message: Message, encode: Callable[[Message], Message]) -> Message:
+        """Pass a message through the middleware and have its arguments written; return it as it will travel."""
+        call = encode
+        for one in reversed(self.app.middleware):
+            call = _around(one, call)
+        return call(message)
+
+    def enclose(self, message: Message) -> Envelope:
+        """Return the envelope for a message, or raise what the broker at hand would have to refuse."""
+        can = self.app.broker.capabilities
+        delay = 0.0 if message.eta is None else max(0.0, message.eta - self.app.clock.time())
+        if delay > can.max_delay:
+            limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
+            raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
+        if message.priority and can.priority_levels < 2:
+            raise NotSupported(f"sending {message.task} with priority {message.priority}: the broker has no priorities")
+        self._routes.check(message.queue, message.task)
+        body = pack(message)
+        if can.max_message_bytes is not None and len(body) > can.max_message_bytes:
+            raise SerializationError(
+                f"sending {message.task}: {len(body):,} bytes are more than the broker takes "
+                f"({can.max_message_bytes:,}): send a reference (a path, a key, an id), or try compression='gzip'"
+            )
+        return Envelope(
+            id=message.id,
+            queue=message.queue,
+            body=body,
+            priority=message.priority,
+            delay=delay if delay < FOREVER else FOREVER,
+            attempt=message.retries,
+        )
+
+    def _send(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
+        wanted = options.get("retry")
+        policy = {**self.app.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+        attempts = policy["max_retries"] if (self.app.conf.task_publish_retry if wanted is None else wanted) else 0
+        pause, failures = float(policy["interval_start"]), 0
+        never = threading.Event()
+        while True:
+            try:
+                if failures:
+                    self.app.broker.open()
+                self.app.broker.publish(envelopes)
+                return
+            except BrokerUnavailable as error:
+                # Repeating is safe where the broker recognises an (id, attempt) it has; elsewhere it can run twice.
+                failures += 1
+                if attempts is not None and failures > attempts:
+                    raise
+                logger.warning("sending %d message(s): %s; trying again", len(envelopes), error)
+            self.app.clock.wait(never, pause * random.uniform(0.8, 1.2))
+            pause = min(pause + float(policy["interval_step"]), float(policy["interval_max"]))
+
+    def _store_pending(self, messages: Sequence[Message]) -> None:
+        backend = self.app.backend
+        wanted = [message for message in messages if not message.ignore_result]
+        if backend is not None and wanted:
+            backend.store([record(m.id, about(m, states.PENDING), 0) for m in wanted], self.app.conf.result_expires)
+
+
+def _around(middleware: Middleware, call_next: Callable[[Message], Message]) -> Callable[[Message], Message]:
+    return lambda message: middleware.publish(message, call_next)

@@ -1,0 +1,381 @@
+"""A task: a function that can be sent. The life of a call begins here, in `delay` and `apply_async`.
+
+call -> `message` (checked, given an id, routed) -> `Dray.publish` (app.py) -> the broker
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Iterable, Mapping
+from datetime import datetime
+from functools import cached_property, update_wrapper
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
+
+import msgspec
+
+from .arguments import Parameters
+from .canvas import Signature, steps
+from .context import DIRECTLY, TRACE_HEADERS, Context, current
+from .errors import MaxRetriesExceeded, Retry, TaskOptionError
+from .message import Message
+from .options import TASK_WORDS, SendOptions, check_send_options, check_task_options, instant
+from .result import AsyncResult, progress
+from .retries import RetryPolicy, read_policy, seconds
+
+if TYPE_CHECKING:
+    from .app import Dray
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """A task's options with all gaps filled: from `task_annotations`, then the task, then the settings."""
+
+    queue: str | None
+    priority: int | None
+    expires: float | None
+    serializer: str
+    compression: str | None
+    acks_late: bool
+    ignore_result: bool
+    store_errors: bool
+    track_started: bool
+    dead_letter: bool
+    max_deliveries: int
+    policy: RetryPolicy
+
+
+class Task(Generic[P, R]):
+    """A function registered with an app. Made by `@app.task`; subclass it and pass `base=` to add behaviour.
+
+    Class attributes named like the options of `@app.task` are defaults for every task of that base class.
+    """
+
+    name: str
+    app: Dray
+
+    def __init__(self, app: Dray, function: Any = None, options: Mapping[str, Any] | None = None, bind: bool = False):
+        given = dict(options or {})
+        given.pop("base", None)
+        if function is None:
+            function, bind = type(self).run, True
+        self.app = app
+        self.bind = bind
+        self.function = function
+        self.name = given.pop("name", None) or getattr(type(self), "name", None) or task_name(function)
+        inherited = {word: value for word in TASK_WORDS if _said(value := getattr(type(self), word, None))}
+        self.options: dict[str, Any] = {**inherited, **given}
+        check_task_options(self.options, self.name)
+        # Read once now, so that a bad retry option is an error at the declaration; the defaults come later.
+        read_policy(self.options, default_max=3, default_delay=0, task=self.name)
+        self.is_async = iscoroutinefunction(function)
+        if function is not type(self).run:
+            update_wrapper(self, function)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do the work. Override it in a class-based task; for a decorated function it is that function."""
+        if self.function is type(self).run:
+            raise NotImplementedError(f"the task class {type(self).__qualname__} defines no run()")
+        result: R = self.function(self, *args, **kwargs) if self.bind else self.function(*args, **kwargs)
+        return result
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call it here and now, as the plain function it is: no broker, no worker, no retries."""
+        return self.run(*args, **kwargs)
+
+    # Sending
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send the task; return as soon as the broker has it safe. Arguments are checked as in a call."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+    ) -> AsyncResult[R]:
+        """Send the task with options: countdown, eta, expires, queue, priority, task_id, headers, link ...
+
+        Raises ArgumentsError, SerializationError, TaskOptionError or NotSupported for what can never work, and
+        BrokerUnavailable when the broker stayed away for all of `retry_policy`. Safe from any thread.
+        """
+        message = self.message(tuple(args), dict(kwargs or {}), options)
+        if self.app.conf.task_always_eager:
+            return self.app.run_eagerly(self, message)
+        (sent,) = self.app.sender.publish([message], self._pack, options)
+        return AsyncResult(sent.id, self.app, ignored=message.ignore_result, returns=self.parameters.returns)
+
+    def delay_many(
+        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], **options: Unpack[SendOptions]
+    ) -> list[AsyncResult[R]]:
+        """Send many calls at once: each item is a tuple of arguments, or a dict of keyword arguments.
+
+        One round trip per batch of the broker instead of one per call. Either all calls are valid, or nothing is sent.
+        """
+        if options.get("task_id") is not None:
+            raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
+        messages = []
+        for call in calls:
+            args, kwargs = ((), dict(call)) if isinstance(call, Mapping) else (tuple(call), {})
+            messages.append(self.message(args, kwargs, options))
+        if self.app.conf.task_always_eager:
+            return [self.app.run_eagerly(self, message) for message in messages]
+        sent = self.app.sender.publish(messages, self._pack, options)
+        returns = self.parameters.returns
+        return [AsyncResult(m.id, self.app, ignored=m.ignore_result, returns=returns) for m in sent]
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay` for coroutines: the event loop goes on while the broker answers."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+    ) -> AsyncResult[R]:
+        """`apply_async` for coroutines."""
+        return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
+
+    async def adelay_many(
+        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], **options: Unpack[SendOptions]
+    ) -> list[AsyncResult[R]]:
+        """`delay_many` for coroutines."""
+        return await asyncio.to_thread(self.delay_many, calls, **options)
+
+    def apply(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Run the task here and now with everything a worker does: conversion, hooks, retries (at once), result."""
+        return self.app.run_eagerly(self, self.message(tuple(args), dict(kwargs or {}), options))
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return the call as a value, not sent. Arguments given later come in front."""
+        return Signature(self.name, args, kwargs, app=self.app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return the call as a value that takes no further arguments."""
+        return Signature(self.name, args, kwargs, app=self.app, immutable=True)
+
+    signature = s
+
+    def message(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]) -> Message:
+        """Return the message of one call: checked against the signature, given an id, a queue and its times."""
+        if options:
+            check_send_options(options, self.name)
+        if self.options.get("typing", True):
+            self.parameters.check(args, kwargs)
+        return new_message(self.app, self.name, args, kwargs, options, self.resolved)
+
+    def _pack(self, message: Message, options: Mapping[str, Any]) -> Message:
+        own = self.resolved
+        compression = options.get("compression", own.compression)
+        return self.app.payloads.encode(message, options.get("serializer") or own.serializer, compression)
+
+    # While it runs
+
+    @property
+    def request(self) -> Context:
+        """What is known about the execution going on in this thread or coroutine."""
+        return current.get() or DIRECTLY
+
+    def retry(
+        self,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        *,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        max_retries: int | None = None,
+    ) -> Retry:
+        """Ask to be run again, with other arguments if given: after `countdown` s, at `eta`, or as the policy says.
+
+        Raises Retry, which ends the run; with `throw=False` returns it and the retry happens when the task returns.
+        When no retries are left, `exc` (or the exception being handled) is raised instead, or MaxRetriesExceeded.
+        Called outside a worker it raises that exception at once.
+        """
+        request = self.request
+        error = exc if exc is not None else sys.exc_info()[1]
+        if request.called_directly:
+            _give_up(self.name, error, 0)
+        policy = self.resolved.policy
+        limit = max_retries if max_retries is not None else policy.max_retries
+        start = eta.timestamp() if eta is not None else self.app.clock.time() + (countdown or 0.0)
+        if not policy.allows(request.retries, limit, request.message.created, start):
+            _give_up(self.name, error, request.retries)
+        again = Retry(exc=error, countdown=countdown, eta=eta, max_retries=max_retries, args=args, kwargs=kwargs)
+        if throw:
+            raise again from error
+        request.pending_retry = again
+        return again
+
+    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
+        """Store a state of your own, such as PROGRESS, with `meta` to read from `AsyncResult.info`.
+
+        It never replaces a final state, and a final state cannot be written this way: a name such as FAILURE is stored
+        as what it is, a note about a task that is still running.
+        """
+        request = self.request
+        message = request.message if not request.called_directly and task_id in (None, request.id) else None
+        record = progress(self.app, message, task_id or request.id, state, meta, request)
+        if message is not None and request.note is not None:
+            request.note(record)
+        else:
+            self.app.backend_for_writing().store([record], self.app.conf.result_expires)
+
+    # To override in a base class. Called in the thread (or, for `async def`, awaited on the loop) that ran the task.
+
+    def before_start(self, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Called before each run."""
+
+    def on_success(self, retval: R, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Called when it has returned."""
+
+    def on_retry(
+        self, exc: BaseException, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: str
+    ) -> Any:
+        """Called when it will be run again. `einfo` is the traceback as text."""
+
+    def on_failure(
+        self, exc: BaseException, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: str
+    ) -> Any:
+        """Called when it has failed for good. `einfo` is the traceback as text."""
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any], einfo: str
+    ) -> Any:
+        """Called after each run; `status` is SUCCESS, RETRY or FAILURE, `retval` the value or the exception."""
+
+    # What the engine reads
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """The signature, read once."""
+        return Parameters.of(self.function, bound=self.bind)
+
+    @property
+    def max_retries(self) -> int | None:
+        """Most retries after the first run; None: no limit."""
+        return self.resolved.policy.max_retries
+
+    @cached_property
+    def hooks(self) -> frozenset[str]:
+        """Which of the methods above this task's class overrides."""
+        names = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
+        return frozenset(name for name in names if getattr(type(self), name) is not getattr(Task, name))
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        """The options with all gaps filled. Worked out when the task is first used; later changes are not seen."""
+        conf = self.app.conf
+        said = {**self.options, **self.app.annotations(self.name)}
+        check_task_options(said, self.name)
+        expires = said.get("expires")
+        return Resolved(
+            queue=said.get("queue"),
+            priority=said.get("priority"),
+            expires=None if expires is None else seconds(expires, "expires", self.name),
+            serializer=said.get("serializer") or conf.task_serializer,
+            compression=said.get("compression", conf.task_compression),
+            acks_late=said.get("acks_late", conf.task_acks_late),
+            ignore_result=said.get("ignore_result", conf.task_ignore_result),
+            store_errors=said.get("store_errors_even_if_ignored", conf.task_store_errors_even_if_ignored),
+            track_started=said.get("track_started", conf.task_track_started),
+            dead_letter=said.get("dead_letter", False),
+            max_deliveries=said.get("max_deliveries", conf.task_max_deliveries),
+            policy=read_policy(
+                said,
+                default_max=conf.task_default_max_retries,
+                default_delay=conf.task_default_retry_delay,
+                task=self.name,
+            ),
+        )
+
+    def __repr__(self) -> str:
+        return f"<task {self.name} of {self.app.name}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a task is not data: send its name, {self.name!r}, or a signature")
+
+
+class AsyncTask(Task[P, R]):
+    """The task made from an `async def` function: calling it returns the coroutine."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        """Call it here and now, as the plain coroutine function it is."""
+        return self.run(*args, **kwargs)  # type: ignore[return-value]
+
+
+def new_message(
+    app: Dray,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Mapping[str, Any],
+    own: Resolved | None,
+) -> Message:
+    """Build the message of one call from the options given, the task's own, the routes and the settings."""
+    now = app.clock.time()
+    running = current.get()
+    headers = dict(options.get("headers") or ())
+    root_id, parent_id = options.get("root_id"), options.get("parent_id")
+    if running is not None and not running.called_directly:
+        root_id, parent_id = root_id or running.root_id, parent_id or running.id
+        for header in TRACE_HEADERS:
+            if header in running.headers:
+                headers.setdefault(header, running.headers[header])
+    queue, priority = options.get("queue"), options.get("priority")
+    if queue is None or priority is None:
+        route = app.route(name)
+        queue = queue or (own.queue if own else None) or route.queue
+        if priority is None:
+            priority = own.priority if own and own.priority is not None else route.priority
+    eta, expires, ignore = options.get("eta"), options.get("expires"), options.get("ignore_result")
+    if eta is None and (countdown := options.get("countdown")) is not None:
+        eta = countdown
+    if expires is None and own is not None:
+        expires = own.expires
+    return Message(
+        id=options.get("task_id") or app.new_id(),
+        task=name,
+        args=args,
+        kwargs=kwargs,
+        queue=queue,
+        priority=priority,
+        created=now,
+        eta=None if eta is None else instant(eta, now, "countdown", name),
+        expires=None if expires is None else instant(expires, now, "expires", name),
+        root_id=root_id,
+        parent_id=parent_id,
+        ignore_result=(own.ignore_result if own else app.conf.task_ignore_result) if ignore is None else ignore,
+        link=steps(options.get("link"), "link", app),
+        link_error=steps(options.get("link_error"), "link_error", app),
+        headers=headers,
+        origin=app.origin,
+    )
+
+
+def task_name(function: Any) -> str:
+    """Return the name a function is registered under: "module.function", as whoever imports it will see it."""
+    module = function.__module__
+    if module == "__main__":
+        # A script sends what its worker, which imports it by file name, must find.
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        file = getattr(main, "__file__", None)
+        if spec is not None and spec.name != "__main__":
+            module = spec.name.removesuffix(".__main__")
+        elif file:
+            module = file.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
+    return f"{module}.{function.__name__}"
+
+
+def _give_up(name: str, error: BaseException | None, retries: int) -> NoReturn:
+    if error is not None:
+        raise error
+    raise MaxRetriesExceeded(f"{name} asked for another retry after {retries}, and gave no exception to raise instead")
+
+
+def _said(value: Any) -> bool:
+    """Return whether a class attribute is an option's value, rather than absent or the property that shows it."""
+    return value is not None and not isinstance(value, property)

@@ -1,0 +1,435 @@
+"""The worker: the one loop that every broker shares. It borrows messages, has them run, and gives back what is left.
+
+source thread   receive -> unpack -> triage: expired? revoked? poisoned? unknown? -> executors
+executors       threads for `def`, a loop for `async def` (executors/): execution.py runs one job
+settler thread  what came of it, written in batches (settle.py)
+keeper thread   leases renewed, revocations noticed (leases.py)
+
+Between them go only queues; each connection's verbs have one caller each; no lock is held across I/O.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .broker import Consumer
+from .codec import MAX_METADATA, unpack
+from .credit import Credit
+from .errors import BrokerError, BrokerUnavailable, ConfigurationError, ContentNotAccepted, DecodeError, UnknownPlugin
+from .execution import Ended, Execution, Job
+from .executors import Executor
+from .leases import Keeper
+from .message import Delivery, Message
+from .outcome import Expired, Outcome, Rejected, Released, Requeued, Revoked
+from .settle import Settler
+from .task import Task
+from .urls import nearest
+
+if TYPE_CHECKING:
+    from .app import Dray
+
+logger = logging.getLogger("dray.worker")
+
+#: Seconds one `receive` waits; a stop is noticed within that.
+WAIT = 0.2
+#: Seconds between two tries to reconnect: the first, and the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+#: Seconds for settling what is left after the grace, and for an unknown task to stay away when it is handed back.
+LAST_WORDS, UNKNOWN_PAUSE = 3.0, 5.0
+
+
+class Worker:
+    """Runs an app's tasks: in a process of its own (`run`), or inside any other (`start`/`stop`, `with`, `async with`).
+
+    Touches no signal handler, event-loop policy or other global state. What is not given comes from the settings.
+    """
+
+    def __init__(
+        self,
+        app: Dray,
+        queues: Sequence[str] | str | None = None,
+        *,
+        concurrency: int | None = None,
+        async_concurrency: int | None = None,
+        pool: str | None = None,
+        name: str | None = None,
+        burst: bool = False,
+        lease: float | None = None,
+        shutdown_timeout: float | None = None,
+    ) -> None:
+        conf = app.conf
+        self.app = app
+        self.name = (name or conf.worker_name or f"{app.name}-{os.getpid()}@%h").replace("%h", socket.gethostname())
+        self.burst = burst
+        self.pool = pool or conf.worker_pool
+        self.concurrency = concurrency or conf.worker_concurrency or default_concurrency()
+        self.async_concurrency = async_concurrency or conf.worker_async_concurrency
+        self.lease = lease or conf.worker_lease
+        self.shutdown_timeout = conf.worker_shutdown_timeout if shutdown_timeout is None else shutdown_timeout
+        self._chosen = [queues] if isinstance(queues, str) else list(queues) if queues else None
+        self._executor_class = app.plugins.find("executors", self.pool)
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self._finished = threading.Event()
+        self._failure: BaseException | None = None
+        self._source: threading.Thread | None = None
+        #: How many deliveries have been taken in by this worker.
+        self.received = 0
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues it takes from, in order: those given, else every queue the settings, routes and tasks name."""
+        if self._chosen:
+            return self._chosen
+        conf = self.app.conf
+        named = [*(conf.task_queues or ()), conf.task_default_queue]
+        named += [self.app.route(name).queue for name in sorted(self.app.tasks)]
+        named += [task.resolved.queue for _, task in sorted(self.app.tasks.items()) if task.resolved.queue]
+        return list(dict.fromkeys(named))
+
+    # Life
+
+    def start(self) -> Worker:
+        """Connect and begin; return at once. Raises what connecting raises: a wrong URL is not a silent worker."""
+        if self._source is not None:
+            raise ConfigurationError("this worker is running already")
+        self.app.load_tasks()
+        conf, queues = self.app.conf, self.queues
+        slots = {"def": self.concurrency, "async": self.async_concurrency}
+        for event in (self._stopping, self._hurry, self._finished):
+            event.clear()
+        self._failure = None
+        self._jobs: dict[Any, Job] = {}
+        self._room, self._idle = threading.Event(), threading.Event()
+        self._idle.set()
+        self._credit = Credit(
+            slots,
+            queues,
+            multiplier=conf.worker_prefetch_multiplier,
+            caps=conf.worker_queue_concurrency,
+            weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
+        )
+        self._consumer: Consumer | None = self.app.broker.consumer(queues, self.lease)
+        self._settler = Settler(self.app, lambda: self._consumer, self._settled, self.lease)
+        self._execution = Execution(self.app, self.name, self._settler.note)
+        self._executors: dict[str, Executor] = {}
+        self._keeper = Keeper(self.app, self._jobs, lambda: self._consumer, self._interrupt, self.lease)
+        self._settler.start()
+        self._keeper.start()
+        self._source = threading.Thread(target=self._serve, name="dray-source", daemon=True)
+        self._source.start()
+        self.app.notify("worker-online", worker=self.name, queues=queues)
+        return self
+
+    def request_stop(self) -> None:
+        """Ask it to stop within the grace; asked again, to stop now. Safe in a signal handler."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop: give back at once what has not begun, let what runs finish for `timeout` seconds, give back the rest.
+
+        Given back uncharged where the broker can do that. Safe twice; returns when everything is settled.
+        """
+        source, self._source = self._source, None
+        self._stopping.set()
+        if source is None:
+            return
+        self.app.notify("worker-stopping", worker=self.name)
+        source.join()
+        for executor in self._executors.values():
+            self._give_back(executor.drain())
+        self._wait_for_running(self.shutdown_timeout if timeout is None else timeout)
+        self._abandon_running()
+        # Everything has an outcome now. If the broker is away its leases run out, and others take over.
+        if not self._settler.close(LAST_WORDS):
+            logger.warning("stopped without settling %d message(s); they will be delivered again", len(self._jobs))
+        self._keeper.stop()
+        for executor in self._executors.values():
+            executor.stop()
+        if self._consumer is not None:
+            try:
+                self._consumer.close()
+            except BrokerError as error:
+                logger.warning("closing the consumer: %s", error)
+        self.app.notify("worker-offline", worker=self.name)
+
+    def run(self) -> None:
+        """Start, work until `request_stop` is called or (burst) nothing that is due is left, and stop.
+
+        Raises what made the worker itself fail, if anything did; never what a task raised.
+        """
+        self.start()
+        try:
+            self._finished.wait()
+        finally:
+            self.stop(0 if self._hurry.is_set() else None)
+        if self._failure is not None:
+            raise self._failure
+
+    def run_until_idle(self) -> int:
+        """Work in this process until nothing that is due is left; return how many deliveries were taken. For tests."""
+        before, self.burst = self.received, True
+        self.run()
+        return self.received - before
+
+    def __enter__(self) -> Worker:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Worker:
+        import asyncio  # an app without coroutines never loads it for this
+
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(self, *exc: object) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.stop)
+
+    # The source thread
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._room.clear()
+                queues, limit = self._credit.allow()
+                if not queues:
+                    self._room.wait(WAIT)
+                elif not self._receive(queues, limit) and self.burst and not self._jobs:
+                    # Looked after the last job was settled, so whatever that sent is there already.
+                    break
+        except BaseException as error:
+            logger.exception("the worker fails")
+            self._failure = error
+        self._stopping.set()
+        self._finished.set()
+
+    def _receive(self, queues: Sequence[str], limit: int) -> bool:
+        """Borrow a batch and hand it on; return whether anything came. Survives any outage of the broker."""
+        quiet = not self._jobs
+        wait = WAIT if not self.burst else 0.0 if quiet else 0.005
+        asked = self.app.clock.monotonic()
+        try:
+            consumer = self._consumer
+            if consumer is None:
+                raise BrokerUnavailable("not connected")
+            limit = min(limit, self.app.broker.capabilities.max_receive_batch)
+            deliveries = consumer.receive(limit, wait, queues)
+        except BrokerUnavailable as error:
+            self._reconnect(error)
+            return True
+        if not deliveries:
+            # In burst mode, a look that began while jobs were unsettled proves nothing.
+            return not quiet
+        self.received += len(deliveries)
+        # Counted from before the call where it did not have to wait: never later than what the broker counts from.
+        lease_until = (asked if wait == 0 else self.app.clock.monotonic() - 0.05 * self.lease) + self.lease
+        self._hand_on(deliveries, lease_until)
+        return True
+
+    def _reconnect(self, error: BrokerUnavailable) -> None:
+        """Say once that the broker is away, try again and again, more and more slowly, and say that it is back."""
+        logger.warning("broker away: %s; trying to reconnect", error)
+        self.app.notify("broker-lost", worker=self.name, reason=str(error))
+        since, pause = self.app.clock.monotonic(), FIRST_PAUSE
+        while not self.app.clock.wait(self._stopping, pause * random.uniform(0.5, 1.5)):
+            pause = min(pause * 2, LONGEST_PAUSE)
+            try:
+                self.app.broker.open()
+                self._consumer = self.app.broker.consumer(self.queues, self.lease)
+            except BrokerUnavailable:
+                continue
+            away = self.app.clock.monotonic() - since
+            logger.info("broker back after %.1fs", away)
+            self.app.notify("broker-back", worker=self.name, away=away)
+            return
+
+    def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
+        ready: dict[str, list[Job]] = {}
+        early: list[Job] = []
+        for delivery in deliveries:
+            job, outcome = self._triage(delivery, lease_until)
+            self._idle.clear()
+            self._jobs[delivery.receipt] = job
+            kind = "async" if job.task.is_async else "def"
+            self._credit.taken(delivery.queue, kind)
+            if outcome is not None:
+                self._settler.put(
+                    job, self._execution.unrun(job.message, outcome) if _about_task(outcome) else Ended(outcome)
+                )
+            elif not job.task.resolved.acks_late:
+                early.append(job)
+            else:
+                ready.setdefault(kind, []).append(job)
+        for job in self._acked(early):
+            ready.setdefault("async" if job.task.is_async else "def", []).append(job)
+        for kind, jobs in ready.items():
+            self._executor(kind).submit(jobs)
+
+    def _triage(self, delivery: Delivery, lease_until: float) -> tuple[Job, Outcome | None]:
+        """Read the metadata, and return an outcome at once for what must not, or cannot, be run."""
+        app, conf = self.app, self.app.conf
+        try:
+            if len(delivery.body) > conf.task_max_message_bytes + MAX_METADATA:
+                raise DecodeError(
+                    f"{len(delivery.body):,} bytes are more than task_max_message_bytes allows "
+                    f"({conf.task_max_message_bytes:,})"
+                )
+            message = unpack(delivery.body)
+        except DecodeError as error:
+            unreadable = Message(id=delivery.id, task="(unreadable)", queue=delivery.queue, ignore_result=True)
+            return Job(delivery, unreadable, self._no_task, lease_until), Rejected(f"unreadable: {error}")
+        task = app.tasks.get(message.task)
+        if task is None:
+            return Job(delivery, message, self._no_task, lease_until), self._unknown(message)
+        job = Job(delivery, message, task, lease_until)
+        if delivery.cancelled:
+            return job, Revoked()
+        if message.expires is not None and message.expires <= app.clock.time():
+            return job, Expired()
+        if delivery.delivery_count > task.resolved.max_deliveries and app.broker.capabilities.delivery_count:
+            return job, Rejected(
+                f"delivered {delivery.delivery_count} times without an end (max_deliveries is "
+                f"{task.resolved.max_deliveries}): each time the worker died or lost its lease"
+            )
+        try:
+            app.payloads.reader(message.content_type)
+        except (ContentNotAccepted, UnknownPlugin) as error:
+            return job, Rejected(f"not decoded: {error}")
+        return job, None
+
+    def _unknown(self, message: Message) -> Outcome:
+        """Hand an unknown task back for as long as a deploy may take, then bury it."""
+        grace = self.app.conf.task_unknown_grace
+        if self.app.clock.time() < message.created + grace:
+            return Requeued(min(UNKNOWN_PAUSE, grace))
+        hint = nearest(message.task, self.app.tasks)
+        return Rejected(f"unknown task {message.task!r}: this worker has no task of that name{hint}")
+
+    @cached_property
+    def _no_task(self) -> Task[Any, Any]:
+        """What stands in for the task of a message that has none here."""
+        return Task(self.app, lambda: None, {"name": "(none)"})
+
+    def _acked(self, jobs: Sequence[Job]) -> list[Job]:
+        """Ack jobs of at-most-once tasks before they begin; return those that may begin."""
+        if not jobs or self._consumer is None:
+            return []
+        try:
+            lost = {delivery.receipt for delivery in self._consumer.ack([job.delivery for job in jobs])}
+        except BrokerError as error:
+            # Acked or not, nobody knows: at most once means that it must not run here now.
+            logger.warning("%d at-most-once task(s) given up, acking them first failed: %s", len(jobs), error)
+            lost = {job.delivery.receipt for job in jobs}
+        for job in jobs:
+            job.acked, job.lost = True, job.delivery.receipt in lost
+        for job in jobs:
+            if job.lost:
+                self._settled(job)
+        return [job for job in jobs if not job.lost]
+
+    # On the executors' threads, the settler's and the keeper's
+
+    def _run_job(self, job: Job) -> Ended:
+        refused = self._refused(job)
+        return refused or self._execution.run(job)
+
+    async def _arun_job(self, job: Job) -> Ended:
+        refused = self._refused(job)
+        return refused or await self._execution.arun(job)
+
+    def _refused(self, job: Job) -> Ended | None:
+        """Say once more, in the last moment, whether the job may begin; and note that it has."""
+        now = self.app.clock.monotonic()
+        if job.lost or job.stopping:
+            return Ended(Released())
+        if not job.acked and job.lease_until - now < self.lease / 2 and self.app.broker.capabilities.lease:
+            # The process was frozen, or the keeper starved: before the job ends, someone else may have it.
+            return Ended(Released())
+        job.started = now
+        return None
+
+    def _done(self, job: Job, ended: Ended) -> None:
+        if job.delivery.receipt in self._jobs:
+            self._settler.put(job, ended)
+
+    def _settled(self, job: Job) -> None:
+        if self._jobs.pop(job.delivery.receipt, None) is None:
+            return
+        ran = None if job.started is None else self.app.clock.monotonic() - job.started
+        self._credit.ended(job.delivery.queue, "async" if job.task.is_async else "def", ran)
+        self._room.set()
+        if not self._jobs:
+            self._idle.set()
+
+    def _interrupt(self, job: Job) -> None:
+        executor = self._executors.get("async" if job.task.is_async else "def")
+        if executor is not None:
+            executor.cancel(job)
+
+    def _executor(self, kind: str) -> Executor:
+        """Return the executor for `def` or `async def` tasks, started when its first job comes."""
+        found = self._executors.get(kind)
+        if found is None:
+            if kind == "async":
+                found = self.app.plugins.find("executors", "loop")(self.async_concurrency)
+                found.start(self._arun_job, self._done)
+            else:
+                found = self._executor_class(self.concurrency)
+                found.start(self._run_job, self._done)
+            self._executors[kind] = found
+        return found
+
+    # The end
+
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._done(job, Ended(Released()))
+
+    def _wait_for_running(self, seconds: float) -> None:
+        """Wait until nothing is held any more, the grace is over, or a second request says to hurry."""
+        clock = self.app.clock
+        end = clock.monotonic() + seconds
+        while not self._hurry.is_set() and (left := end - clock.monotonic()) > 0:
+            if clock.wait(self._idle, min(left, 0.1)):
+                return
+
+    def _abandon_running(self) -> None:
+        """Give up what still runs: coroutines are cancelled; threads cannot be, their jobs are just given back."""
+        left = list(dict(self._jobs).values())
+        for job in left:
+            job.stopping = True
+            self._interrupt(job)
+        stuck = [job for job in left if not job.task.is_async and job.started is not None]
+        if stuck:
+            names = ", ".join(f"{job.message.task}[{job.message.id}]" for job in stuck[:5])
+            logger.warning("%d task(s) did not end in time and are given back: %s", len(stuck), names)
+        self._give_back([job for job in stuck if not job.acked])
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name}>"
+
+
+def _about_task(outcome: Outcome) -> bool:
+    """Return whether an outcome reached without running is one to report to whoever asks for the result."""
+    return isinstance(outcome, Rejected | Revoked | Expired)
+
+
+def default_concurrency() -> int:
+    """Return how many threads to use when nobody says: twice the processors this process may use, at least four."""
+    try:
+        processors = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        processors = os.cpu_count() or 1
+    return max(4, 2 * processors)

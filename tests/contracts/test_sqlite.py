@@ -1,0 +1,20 @@
+"""The SQLite adapters against the contracts, on real files and the real clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dray import Url
+from dray.testing import BrokerContract, ResultBackendContract
+from dray_backends.sqlite import SqliteBackend
+from dray_brokers.sqlite import SqliteBroker
+
+
+class TestSqliteBroker(BrokerContract):
+    def make_broker(self, tmp_path: Path) -> SqliteBroker:
+        return SqliteBroker(Url.parse(f"sqlite:///{tmp_path}/queue.db"))
+
+
+class TestSqliteBackend(ResultBackendContract):
+    def make_backend(self, tmp_path: Path) -> SqliteBackend:
+        return SqliteBackend(Url.parse(f"sqlite:///{tmp_path}/results.db"))
