@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 
 from dray import BackendError, BackendUnavailable, Record, ResultBackend, Url
 
-from .sqlite_file import SqliteFile
+from .sqlite_file import Pace, SqliteFile
 
 #: Version of the tables below, kept in the file.
 VERSION = 1
 #: Seconds from one sweep of expired records to the next, and the most records one sweep deletes: a part of `store`,
 #: it must not make anyone wait.
 SWEEP_EVERY, SWEEP = 5.0, 1000
+#: Longest time in which `wait` misses a result that another process has stored (seconds).
+LONGEST_PAUSE = 0.025
 
 TABLES = (
     """
@@ -87,7 +89,7 @@ class SqliteBackend(ResultBackend):
     def wait(self, ids: Sequence[str], timeout: float) -> Mapping[str, Record]:
         end = self.clock.monotonic() + timeout
         with self._file.reading() as db:
-            watch = self._file.watch(db)
+            watch = self._file.watch(db, Pace(LONGEST_PAUSE))
             while not self._any_final(db, ids) and self.clock.monotonic() < end and self._file.is_open:
                 watch.wait(lambda: end - self.clock.monotonic())
             return self._records(db, ids)

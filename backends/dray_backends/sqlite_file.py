@@ -18,8 +18,6 @@ import msgspec
 
 from dray import DrayError, Url, UrlError
 
-#: Seconds between two looks for commits of other processes: the first, and the longest. A look costs some 20 us.
-FIRST_LOOK, LONGEST_LOOK = 0.001, 0.02
 #: Seconds between two tries to switch a new file to WAL, which SQLite refuses at once while others look at it.
 WAL_RETRY = 0.01
 #: Memory for the pages each connection keeps, in KiB.
@@ -133,9 +131,9 @@ class SqliteFile:
         with self.alone() as db, transaction(db):
             yield db
 
-    def watch(self, db: sqlite3.Connection) -> Watch:
+    def watch(self, db: sqlite3.Connection, pace: Pace) -> Watch:
         """Return a watch for commits by anyone but `db`, from now on."""
-        return Watch(db, self.doorbell)
+        return Watch(db, self.doorbell, pace)
 
     @property
     def is_open(self) -> bool:
@@ -257,16 +255,32 @@ class Doorbell:
             return self.rings
 
 
+class Pace:
+    """How often to look for commits of other processes: eagerly at first, then less and less often."""
+
+    #: Seconds between the first two looks, and how much longer each pause is than the one before it.
+    FIRST, GROWTH = 0.001, 1.25
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self.pause = self.FIRST
+
+    def slow_down(self) -> None:
+        self.pause = min(self.pause * self.GROWTH, self._longest)
+
+    def restart(self) -> None:
+        self.pause = self.FIRST
+
+
 class Watch:
     """Waits until somebody commits: told by the doorbell in this process, by looking for all the others.
 
     Make it before looking at the tables, so that no commit falls between the look and the wait.
     """
 
-    def __init__(self, db: sqlite3.Connection, doorbell: Doorbell) -> None:
-        self._db, self._doorbell = db, doorbell
+    def __init__(self, db: sqlite3.Connection, doorbell: Doorbell, pace: Pace) -> None:
+        self._db, self._doorbell, self._pace = db, doorbell, pace
         self._heard, self._seen = doorbell.rings, self._version()
-        self._pause = FIRST_LOOK
 
     def wait(self, left: Callable[[], float]) -> None:
         """Return after the next commit, or when `left()`, the seconds left, is no longer above zero.
@@ -274,9 +288,9 @@ class Watch:
         `left` is asked again and again, as its clock may be one that a test moves by hand.
         """
         while (seconds := left()) > 0:
-            heard = self._doorbell.wait(self._heard, min(self._pause, seconds))
+            heard = self._doorbell.wait(self._heard, min(self._pace.pause, seconds))
             seen = self._version()
-            self._pause = min(self._pause * 1.5, LONGEST_LOOK)
+            self._pace.slow_down()
             if (heard, seen) != (self._heard, self._seen):
                 self._heard, self._seen = heard, seen
                 return

@@ -36,12 +36,15 @@ from dray import (
     Waiting,
 )
 
-from .sqlite_file import SqliteFile, transaction
+from .sqlite_file import Pace, SqliteFile, transaction
 
 #: Version of the tables below, kept in the file.
 VERSION = 1
 #: Most messages put in line by one fetch, so that no transaction is long however many come due together.
 PROMOTE = 1000
+#: Longest time in which a waiting consumer misses a message of another process (seconds). A look costs up to 0.2 ms of
+#: processor time where timers are dear, which makes half a percent of a core.
+LONGEST_PAUSE = 0.05
 #: Rows deleted by one transaction of a purge.
 PURGE = 10_000
 
@@ -283,6 +286,8 @@ class SqliteConsumer(Consumer):
         self._file = file
         self._queues = tuple(queues)
         self._lease = lease
+        #: Kept from call to call, so that an idle worker is cheap however often it calls.
+        self._pace = Pace(LONGEST_PAUSE)
         #: Receipts of what was lent and not settled: what `close` gives back.
         self._lent: set[tuple[int, int]] = set()
 
@@ -294,13 +299,12 @@ class SqliteConsumer(Consumer):
         if taken or wait <= 0 or limit <= 0:
             return taken
         with self._file.reading() as db:
-            watch = self._file.watch(db)
-            while self._file.is_open:
+            watch = self._file.watch(db, self._pace)
+            while True:
                 taken, next_due = self._take(names, limit)
                 if taken or self._clock.monotonic() >= end:
                     return taken
                 watch.wait(partial(self._left, end, next_due))
-        return ()
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return self._settle(deliveries, ACK)
@@ -337,7 +341,9 @@ class SqliteConsumer(Consumer):
                 with transaction(db):
                     for queue in queues:
                         taken += self._take_from(db, queue, limit - len(taken), now)
-        self._lent.update(delivery.receipt for delivery in taken)
+        if taken:
+            self._lent.update(delivery.receipt for delivery in taken)
+            self._pace.restart()
         return taken, next_due
 
     def _take_from(self, db: sqlite3.Connection, queue: str, limit: int, now: float) -> list[Delivery]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .clock import Clock as Clock
     from .clock import ManualClock as ManualClock
     from .clock import SystemClock as SystemClock
+    from .compressor import Compressor as Compressor
     from .context import Context as Context
     from .errors import ArgumentsError as ArgumentsError
     from .errors import BackendError as BackendError
@@ -91,6 +92,7 @@ _HOMES = {
     "canvas": "Signature signature",
     "capabilities": "Capabilities FOREVER",
     "clock": "Clock ManualClock SystemClock",
+    "compressor": "Compressor",
     "context": "Context",
     "errors": (
         "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "

@@ -36,7 +36,7 @@ from .routes import Route, Routes
 from .sender import Sender
 from .settings import Settings
 from .shared import BoundDecorator, Decorator, chosen_app, declared, set_default
-from .task import AsyncTask, Task, new_message, task_name
+from .task import AsyncTask, Task, blank_message, task_name
 from .urls import nearest
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Dray:
     def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> BoundDecorator: ...
     @overload
     def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> Decorator: ...
-    def task(self, function: Any = None, /, *, bind: bool = False, **options: Any) -> Any:
+    def task(self, function: Any = None, /, *, bind: bool = False, **options: Any) -> Any:  # type: ignore[misc]
         """Make a task of a `def` or `async def` function: bare, or with options, `@app.task(max_retries=5)`.
 
         With `bind=True` the function's first parameter is the task itself, with `self.request` and `self.retry`.
@@ -289,7 +289,8 @@ class Dray:
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
         check_send_options(options, name)
-        message = new_message(self, name, tuple(args), dict(kwargs or {}), options, None)
+        id = options.get("task_id") or self.new_id()
+        message = blank_message(self, name, options, None).but(id=id, args=tuple(args), kwargs=dict(kwargs or {}))
         (sent,) = self.sender.publish([message], self._pack_unknown, options)
         return AsyncResult(sent.id, self, ignored=sent.ignore_result)
 

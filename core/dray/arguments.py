@@ -74,9 +74,10 @@ class Parameters:
         self._positional = [p for p in every if p.kind in _POSITIONAL]
         #: The name of `*args`, if there is one.
         self._more = next((p.name for p in every if p.kind is p.VAR_POSITIONAL), "")
-        only_named = [p for p in every if p.kind is p.KEYWORD_ONLY]
+        self._only_named = [p for p in every if p.kind is p.KEYWORD_ONLY]
+        self._takes_any_name = any(p.kind is p.VAR_KEYWORD for p in every)
         #: By the number of arguments given by position. None: such a call can never be complete.
-        self._rests = [_rest(self._positional[given:] + only_named) for given in range(len(self._positional) + 1)]
+        self._rests = [_rest(self._positional[given:] + self._only_named) for given in range(len(self._positional) + 1)]
         #: How many positional arguments make a complete call that names none.
         complete = [given for given, rest in enumerate(self._rests) if rest is not None and not rest.required]
         self._fewest = complete[0] if complete else sys.maxsize
@@ -95,10 +96,8 @@ class Parameters:
             rest = self._rests[given]
             if rest is not None and rest.required <= kwargs.keys() <= rest.allowed:
                 return
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise ArgumentsError(f"{self.text} {self._complaint(args, kwargs) or error}") from None
+        if complaint := self._complaint(args, kwargs):
+            raise ArgumentsError(f"{self.text} {complaint}")
 
     def decode(
         self, args: Sequence[Any], kwargs: dict[str, Any], serializer: Serializer
@@ -139,19 +138,23 @@ class Parameters:
         return f"<Parameters of {self.text}>"
 
     def _complaint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Say what is wrong with a call that does not fit; empty when that is beyond this method."""
-        every = self._signature.parameters.values()
-        names = [p.name for p in every if p.kind in _BY_NAME]
-        taken = self._positional[: len(args)]
+        """Say what is wrong with a call; empty when it fits.
+
+        `Signature.bind` is of no use here: before Python 3.13 it refuses some calls that Python takes.
+        """
+        taken, left = self._positional[: len(args)], self._positional[len(args) :] + self._only_named
         if len(args) > len(self._positional) and not self._more:
             return f"takes {_count(len(self._positional), 'positional argument')} and got {len(args)}"
         if twice := [p.name for p in taken if p.kind in _BY_NAME and p.name in kwargs]:
             return f"got two values for {_listed(twice)}"
-        unknown = [str(name) for name in kwargs if name not in names]
-        if unknown and not any(p.kind is p.VAR_KEYWORD for p in every):
+        if odd := [name for name in kwargs if not isinstance(name, str)]:
+            return f"got an argument whose name is not text: {_listed(odd)}"
+        names = [p.name for p in self._positional + self._only_named if p.kind in _BY_NAME]
+        unknown = [name for name in kwargs if name not in names]
+        if unknown and not self._takes_any_name:
             return f"has no parameter {_listed(unknown)}{nearest(unknown[0], names)}"
-        left = [p for p in every if p not in taken and p.kind in (*_POSITIONAL, *_BY_NAME) and p.default is p.empty]
-        missing = [p.name for p in left if p.kind is p.POSITIONAL_ONLY or p.name not in kwargs]
+        required = [p for p in left if p.default is p.empty]
+        missing = [p.name for p in required if p.kind is p.POSITIONAL_ONLY or p.name not in kwargs]
         return f"got no value for {_listed(missing)}" if missing else ""
 
     def _converted(self, name: str, value: Any, annotation: Any, serializer: Serializer) -> Any:

@@ -27,11 +27,10 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
-    def time(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    def __init__(self) -> None:
+        # Asked several times for every task: without a frame of Python in between.
+        self.time = time.time
+        self.monotonic = time.monotonic
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         return event.wait(seconds)

@@ -15,6 +15,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,13 +45,15 @@ class Job:
 
     __slots__ = (
         "acked",
+        "began",
         "cancelled",
         "context",
         "delivery",
+        "kind",
         "lease_until",
         "lost",
         "message",
-        "started",
+        "ran",
         "stopping",
         "task",
     )
@@ -63,8 +66,11 @@ class Job:
         self.lease_until = lease_until
         #: The request that the task sees, while it runs.
         self.context: Context | None = None
-        #: When it was begun, on the monotonic clock; None while it waits for a slot.
-        self.started: float | None = None
+        #: "def" or "async": which executor it needs.
+        self.kind = "async" if task.is_async else "def"
+        #: When it began, on the monotonic clock (0: it waits for a slot), and how long it ran (None: it did not, yet).
+        self.began = 0.0
+        self.ran: float | None = None
         self.cancelled = False
         #: True once the broker has said that the loan is over: nothing may be written for it any more.
         self.lost = False
@@ -186,7 +192,8 @@ class Execution:
             self._note(record(message.id, report, rank(message, job.delivery.delivery_count)))
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s[%s] began", message.task, message.id, extra={"action": "began", "task_id": message.id})
-        self.app.notify("task-started", message, self.hostname)
+        if self.app.plugins.has("event"):
+            self.app.notify("task-started", message, self.hostname)
         return context, began
 
     def _decode(self, job: Job, context: Context) -> Outcome | None:
@@ -340,6 +347,8 @@ class Execution:
 
         crash sends the same ids again, which a broker that still has them recognises.
         """
+        if not steps:
+            return ()
         return tuple(self._step(message, step, f"{message.id}-{mark}{n}", value) for n, step in enumerate(steps))
 
     def _step(self, parent: Message, step: Step, id: str, value: Any) -> Message:
@@ -378,25 +387,28 @@ class Execution:
 
     def _tell(self, job: Job, outcome: Outcome, runtime: float) -> None:
         """One line in the log, and one event, for each run that ended."""
-        message = job.message
-        said: tuple[int, str, str] = (logging.INFO, type(outcome).__name__.lower(), "")
+        listening = self.app.plugins.has("event")
+        if type(outcome) is Done and not listening and not logger.isEnabledFor(logging.INFO):
+            return
+        message, expected = job.message, job.task.options.get("throws", ())
+        level, verb, rest, shown = logging.INFO, type(outcome).__name__.lower(), "", None
         match outcome:
             case Done():
-                said = (logging.INFO, "succeeded", "")
+                verb = "succeeded"
             case Again(delay, error):
-                said = (logging.WARNING, "retried", f"; again in {delay:.3g} s: {_line(error)}")
+                level, verb, rest = logging.WARNING, "retried", f"again in {delay:.3g} s: {_line(error)}"
             case Failed(error):
-                said = (logging.ERROR, "failed", f": {_line(error)}")
+                level, verb, rest = logging.ERROR, "failed", _line(error)
+                shown = None if isinstance(error, expected) else _shown(error)
             case Rejected(reason):
-                said = (logging.ERROR, "rejected", f": {reason}")
-        level, verb, rest = said
+                level, verb, rest = logging.ERROR, "rejected", reason
         if logger.isEnabledFor(level):
             text = f"%s[%s] {verb} in %.3fs%s"
-            extra = {"action": verb, "task_id": message.id}
-            expected = job.task.options.get("throws", ())
-            shown = outcome.error if isinstance(outcome, Failed) and not isinstance(outcome.error, expected) else None
-            logger.log(level, text, message.task, message.id, runtime, rest, exc_info=shown, extra=extra)
-        self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime, reason=rest.lstrip(":; "))
+            said = f": {rest}" if rest else ""
+            extra = {"action": verb, "task_id": message.id, "runtime": runtime}
+            logger.log(level, text, message.task, message.id, runtime, said, exc_info=shown, extra=extra)
+        if listening:
+            self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime, reason=rest)
 
     # The hooks of a task's own class
 
@@ -452,13 +464,22 @@ class Execution:
 
 def trace(error: BaseException) -> str:
     """Return the traceback as text, without the engine's own frames above the task's."""
-    found = error.__traceback__
-    while found is not None and found.tb_frame.f_code.co_filename.startswith(_ENGINE):
-        found = found.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, found))
+        return "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
     except Exception:
         return f"{type(error).__qualname__} (its traceback cannot be shown)"
+
+
+def _users(found: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that begins with the user's own code."""
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_ENGINE):
+        found = found.tb_next
+    return found
+
+
+def _shown(error: BaseException) -> Any:
+    """Return an exception as logging shows it, without the engine's frames."""
+    return type(error), error, _users(error.__traceback__)
 
 
 def _line(error: BaseException) -> str:

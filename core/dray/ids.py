@@ -18,11 +18,10 @@ def id_source(clock: Clock = SYSTEM_CLOCK, bits: Callable[[int], int] = _random.
     """Return a function that makes ids. Thread-safe with the default source of random bits."""
 
     def new_id() -> str:
-        milliseconds = int(clock.time() * 1000) & 0xFFFF_FFFF_FFFF
+        milliseconds = int(clock.time() * 1000)
         noise = bits(74)
-        text = (
-            f"{milliseconds << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & 0x3FFF_FFFF_FFFF_FFFF:032x}"
-        )
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        high, low = milliseconds >> 16 & 0xFFFF_FFFF, milliseconds & 0xFFFF
+        variant = 0x8000 | noise >> 12 & 0x3FFF
+        return f"{high:08x}-{low:04x}-7{noise & 0xFFF:03x}-{variant:04x}-{noise >> 26:012x}"
 
     return new_id

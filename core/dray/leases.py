@@ -94,7 +94,7 @@ class Keeper:
         running = {
             job.message.id: job
             for job in self._held()
-            if job.started is not None and not job.cancelled and now - job.started >= LOOK / 2
+            if job.began and not job.cancelled and now - job.began >= LOOK / 2
         }
         if not running:
             return

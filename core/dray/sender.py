@@ -9,10 +9,11 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from . import states
-from .capabilities import FOREVER
+from .capabilities import FOREVER, Capabilities
 from .codec import pack
 from .context import current
 from .errors import BrokerUnavailable, NotSupported, SerializationError
@@ -47,13 +48,17 @@ class Sender:
 
         Everything that can be refused is refused before the first is sent.
         """
-        sent = [self.prepare(message, lambda m: encode(m, options)) for message in messages]
-        envelopes = [self.enclose(message) for message in sent]
+        if self.app.middleware:
+            sent = [self.prepare(message, lambda m: encode(m, options)) for message in messages]
+        else:
+            sent = [encode(message, options) for message in messages]
         broker = self.app.broker
-        if not broker.capabilities.find:
+        can = broker.capabilities
+        envelopes = [self._envelope(message, can) for message in sent]
+        if not can.find:
             # Nobody else could tell a waiting id from an unknown one. Before the publish: results come after this.
             self._store_pending(sent)
-        size = broker.capabilities.max_publish_batch
+        size = can.max_publish_batch
         for start in range(0, len(envelopes), size):
             self._send(envelopes[start : start + size], options)
         running = current.get()
@@ -73,7 +78,9 @@ class Sender:
 
     def enclose(self, message: Message) -> Envelope:
         """Return the envelope for a message, or raise what the broker at hand would have to refuse."""
-        can = self.app.broker.capabilities
+        return self._envelope(message, self.app.broker.capabilities)
+
+    def _envelope(self, message: Message, can: Capabilities) -> Envelope:
         delay = 0.0 if message.eta is None else max(0.0, message.eta - self.app.clock.time())
         if delay > can.max_delay:
             limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
@@ -97,25 +104,35 @@ class Sender:
         )
 
     def _send(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
-        wanted = options.get("retry")
-        policy = {**self.app.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
-        attempts = policy["max_retries"] if (self.app.conf.task_publish_retry if wanted is None else wanted) else 0
-        pause, failures = float(policy["interval_start"]), 0
+        try:
+            self.app.broker.publish(envelopes)
+        except BrokerUnavailable as error:
+            wanted = options.get("retry")
+            if not (self.app.conf.task_publish_retry if wanted is None else wanted):
+                raise
+            self._send_again(
+                envelopes, error, {**self.app.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+            )
+
+    def _send_again(self, envelopes: Sequence[Envelope], error: BrokerUnavailable, policy: Mapping[str, Any]) -> None:
+        """Reconnect and publish once more, as often as the policy says; raise the last error when that was in vain.
+
+        Repeating is safe where the broker recognises an (id, attempt) that it has; elsewhere a task can run twice.
+        """
+        attempts, pause = policy["max_retries"], float(policy["interval_start"])
         never = threading.Event()
-        while True:
-            try:
-                if failures:
-                    self.app.broker.open()
-                self.app.broker.publish(envelopes)
-                return
-            except BrokerUnavailable as error:
-                # Repeating is safe where the broker recognises an (id, attempt) it has; elsewhere it can run twice.
-                failures += 1
-                if attempts is not None and failures > attempts:
-                    raise
-                logger.warning("sending %d message(s): %s; trying again", len(envelopes), error)
+        for attempt in count(1):
+            if attempts is not None and attempt > attempts:
+                raise error
+            logger.warning("sending %d message(s): %s; trying again", len(envelopes), error)
             self.app.clock.wait(never, pause * random.uniform(0.8, 1.2))
             pause = min(pause + float(policy["interval_step"]), float(policy["interval_max"]))
+            try:
+                self.app.broker.open()
+                self.app.broker.publish(envelopes)
+                return
+            except BrokerUnavailable as another:
+                error = another
 
     def _store_pending(self, messages: Sequence[Message]) -> None:
         backend = self.app.backend

@@ -68,6 +68,7 @@ def describe_setting(field: msgspec.structs.FieldInfo) -> Setting:
     help_text = typing.get_args(field.type)[-1]
     info = inspect.type_info(field.type)
     extra = dict(info.extra or {}) if isinstance(info, inspect.Metadata) else {}
+    takes = extra.get("takes") or _words(info)
     inner = _bare(info)
     members = [_bare(member) for member in inner.types] if isinstance(inner, inspect.UnionType) else [inner]
     if isinstance(inner, inspect.UnionType):
@@ -83,7 +84,7 @@ def describe_setting(field: msgspec.structs.FieldInfo) -> Setting:
         unit=extra.get("unit", ""),
         form=extra.get("form", ""),
         celery=field.name if celery is True else celery or "",
-        takes=extra.get("takes") or _words(info),
+        takes=takes,
         optional=any(isinstance(member, inspect.NoneType) for member in members),
         shape=next(member for member in members if not isinstance(member, inspect.NoneType)),
     )

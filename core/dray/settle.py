@@ -63,7 +63,7 @@ class Settler:
         self,
         app: Dray,
         consumer: Callable[[], Consumer | None],
-        settled: Callable[[Job], None],
+        settled: Callable[[list[Job]], None],
         lease: float,
     ) -> None:
         self._app = app
@@ -117,8 +117,7 @@ class Settler:
             except Exception:
                 # A bug in an adapter or here: the deliveries stay lent and come back when their leases run out.
                 logger.exception("settling %d outcome(s) failed; they will be delivered again", len(entries))
-                for entry in entries:
-                    self._settled(entry.job)
+                self._settled([entry.job for entry in entries])
                 entries, notes = [], []
 
     def _gather(self, entries: list[_Entry], notes: list[Record]) -> None:
@@ -163,13 +162,12 @@ class Settler:
             for job in doubtful:
                 job.lost = job.delivery.receipt in lost
                 job.lease_until = now + self._lease
-        kept = [entry for entry in entries if not entry.job.lost]
-        for entry in entries:
-            if entry.job.lost:
-                self._stale([entry.job.delivery])
-                self._settled(entry.job)
-        entries[:] = kept
-        return kept
+        lost_jobs = [entry.job for entry in entries if entry.job.lost]
+        if lost_jobs:
+            entries[:] = [entry for entry in entries if not entry.job.lost]
+            self._stale([job.delivery for job in lost_jobs])
+            self._settled(lost_jobs)
+        return entries
 
     def _publish(self, entries: list[_Entry]) -> None:
         envelopes: dict[int, tuple[_Entry, Envelope]] = {}
@@ -268,8 +266,7 @@ class Settler:
             stale = []
         if stale:
             self._stale(stale)
-        for entry in entries:
-            self._settled(entry.job)
+        self._settled([entry.job for entry in entries])
 
     def _stale(self, deliveries: Sequence[Delivery]) -> None:
         self.stale += len(deliveries)

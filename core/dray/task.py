@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_replace = msgspec.structs.replace
+
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """A task's options with all gaps filled: from `task_annotations`, then the task, then the settings."""
@@ -72,6 +74,9 @@ class Task(Generic[P, R]):
         # Read once now, so that a bad retry option is an error at the declaration; the defaults come later.
         read_policy(self.options, default_max=3, default_delay=0, task=self.name)
         self.is_async = iscoroutinefunction(function)
+        self._checked = bool(self.options.get("typing", True))
+        #: What `delay` starts from: a blank message made without options, outside any task.
+        self._plain: Message | None = None
         if function is not type(self).run:
             update_wrapper(self, function)
 
@@ -100,7 +105,7 @@ class Task(Generic[P, R]):
         Raises ArgumentsError, SerializationError, TaskOptionError or NotSupported for what can never work, and
         BrokerUnavailable when the broker stayed away for all of `retry_policy`. Safe from any thread.
         """
-        message = self.message(tuple(args), dict(kwargs or {}), options)
+        message = self._fill(self._blank(options), tuple(args), dict(kwargs) if kwargs else {}, options.get("task_id"))
         if self.app.conf.task_always_eager:
             return self.app.run_eagerly(self, message)
         (sent,) = self.app.sender.publish([message], self._pack, options)
@@ -115,10 +120,8 @@ class Task(Generic[P, R]):
         """
         if options.get("task_id") is not None:
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
-        messages = []
-        for call in calls:
-            args, kwargs = ((), dict(call)) if isinstance(call, Mapping) else (tuple(call), {})
-            messages.append(self.message(args, kwargs, options))
+        blank, fill = self._blank(options), self._fill
+        messages = [fill(blank, (), dict(c)) if isinstance(c, Mapping) else fill(blank, tuple(c), {}) for c in calls]
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
         sent = self.app.sender.publish(messages, self._pack, options)
@@ -145,7 +148,8 @@ class Task(Generic[P, R]):
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """Run the task here and now with everything a worker does: conversion, hooks, retries (at once), result."""
-        return self.app.run_eagerly(self, self.message(tuple(args), dict(kwargs or {}), options))
+        message = self._fill(self._blank(options), tuple(args), dict(kwargs or {}), options.get("task_id"))
+        return self.app.run_eagerly(self, message)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Return the call as a value, not sent. Arguments given later come in front."""
@@ -157,13 +161,21 @@ class Task(Generic[P, R]):
 
     signature = s
 
-    def message(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]) -> Message:
-        """Return the message of one call: checked against the signature, given an id, a queue and its times."""
-        if options:
-            check_send_options(options, self.name)
-        if self.options.get("typing", True):
+    def _blank(self, options: Mapping[str, Any]) -> Message:
+        """Return what all calls with these options have in common: routed, timed, without id and arguments."""
+        if not options and current.get() is None and self._plain is not None:
+            return _replace(self._plain, created=self.app.clock.time())
+        check_send_options(options, self.name)
+        blank = blank_message(self.app, self.name, options, self.resolved)
+        if not options and current.get() is None and blank.expires is None:
+            self._plain = blank
+        return blank
+
+    def _fill(self, blank: Message, args: tuple[Any, ...], kwargs: dict[str, Any], id: str | None = None) -> Message:
+        """Return the message of one call, its arguments checked against the signature."""
+        if self._checked:
             self.parameters.check(args, kwargs)
-        return new_message(self.app, self.name, args, kwargs, options, self.resolved)
+        return _replace(blank, id=id or self.app.new_id(), args=args, kwargs=kwargs)
 
     def _pack(self, message: Message, options: Mapping[str, Any]) -> Message:
         own = self.resolved
@@ -306,15 +318,8 @@ class AsyncTask(Task[P, R]):
         return self.run(*args, **kwargs)  # type: ignore[return-value]
 
 
-def new_message(
-    app: Dray,
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    options: Mapping[str, Any],
-    own: Resolved | None,
-) -> Message:
-    """Build the message of one call from the options given, the task's own, the routes and the settings."""
+def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolved | None) -> Message:
+    """Build what calls have in common, from the options given, the task's own, the routes and the settings."""
     now = app.clock.time()
     running = current.get()
     headers = dict(options.get("headers") or ())
@@ -336,10 +341,8 @@ def new_message(
     if expires is None and own is not None:
         expires = own.expires
     return Message(
-        id=options.get("task_id") or app.new_id(),
+        id="",
         task=name,
-        args=args,
-        kwargs=kwargs,
         queue=queue,
         priority=priority,
         created=now,

@@ -258,12 +258,11 @@ class Worker:
     def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
+        self._idle.clear()
         for delivery in deliveries:
             job, outcome = self._triage(delivery, lease_until)
-            self._idle.clear()
             self._jobs[delivery.receipt] = job
-            kind = "async" if job.task.is_async else "def"
-            self._credit.taken(delivery.queue, kind)
+            self._credit.taken(delivery.queue, job.kind)
             if outcome is not None:
                 self._settler.put(
                     job, self._execution.unrun(job.message, outcome) if _about_task(outcome) else Ended(outcome)
@@ -271,9 +270,9 @@ class Worker:
             elif not job.task.resolved.acks_late:
                 early.append(job)
             else:
-                ready.setdefault(kind, []).append(job)
+                ready.setdefault(job.kind, []).append(job)
         for job in self._acked(early):
-            ready.setdefault("async" if job.task.is_async else "def", []).append(job)
+            ready.setdefault(job.kind, []).append(job)
         for kind, jobs in ready.items():
             self._executor(kind).submit(jobs)
 
@@ -334,20 +333,24 @@ class Worker:
             lost = {job.delivery.receipt for job in jobs}
         for job in jobs:
             job.acked, job.lost = True, job.delivery.receipt in lost
-        for job in jobs:
-            if job.lost:
-                self._settled(job)
+        self._settled([job for job in jobs if job.lost])
         return [job for job in jobs if not job.lost]
 
     # On the executors' threads, the settler's and the keeper's
 
     def _run_job(self, job: Job) -> Ended:
-        refused = self._refused(job)
-        return refused or self._execution.run(job)
+        if (refused := self._refused(job)) is not None:
+            return refused
+        ended = self._execution.run(job)
+        job.ran = self.app.clock.monotonic() - job.began
+        return ended
 
     async def _arun_job(self, job: Job) -> Ended:
-        refused = self._refused(job)
-        return refused or await self._execution.arun(job)
+        if (refused := self._refused(job)) is not None:
+            return refused
+        ended = await self._execution.arun(job)
+        job.ran = self.app.clock.monotonic() - job.began
+        return ended
 
     def _refused(self, job: Job) -> Ended | None:
         """Say once more, in the last moment, whether the job may begin; and note that it has."""
@@ -357,24 +360,23 @@ class Worker:
         if not job.acked and job.lease_until - now < self.lease / 2 and self.app.broker.capabilities.lease:
             # The process was frozen, or the keeper starved: before the job ends, someone else may have it.
             return Ended(Released())
-        job.started = now
+        job.began = now
         return None
 
     def _done(self, job: Job, ended: Ended) -> None:
         if job.delivery.receipt in self._jobs:
             self._settler.put(job, ended)
 
-    def _settled(self, job: Job) -> None:
-        if self._jobs.pop(job.delivery.receipt, None) is None:
-            return
-        ran = None if job.started is None else self.app.clock.monotonic() - job.started
-        self._credit.ended(job.delivery.queue, "async" if job.task.is_async else "def", ran)
+    def _settled(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if self._jobs.pop(job.delivery.receipt, None) is not None:
+                self._credit.ended(job.delivery.queue, job.kind, job.ran)
         self._room.set()
         if not self._jobs:
             self._idle.set()
 
     def _interrupt(self, job: Job) -> None:
-        executor = self._executors.get("async" if job.task.is_async else "def")
+        executor = self._executors.get(job.kind)
         if executor is not None:
             executor.cancel(job)
 
@@ -411,7 +413,7 @@ class Worker:
         for job in left:
             job.stopping = True
             self._interrupt(job)
-        stuck = [job for job in left if not job.task.is_async and job.started is not None]
+        stuck = [job for job in left if not job.task.is_async and job.began]
         if stuck:
             names = ", ".join(f"{job.message.task}[{job.message.id}]" for job in stuck[:5])
             logger.warning("%d task(s) did not end in time and are given back: %s", len(stuck), names)

@@ -104,6 +104,9 @@ class _Zstandard:
             raise _Unreadable("the frame does not state the size of what is in it")
         if size > limit:
             raise _too_large(limit)
+        if size == 0 and data != self.compress(b""):
+            # The library looks no further than such a header.
+            raise _Unreadable("the frame states that it is empty and is not")
         # Never writes more than the frame states: a frame that lies is an error.
         plain: bytes = self._context("unpacking", self._zstandard.ZstdDecompressor).decompress(
             data, allow_extra_data=False

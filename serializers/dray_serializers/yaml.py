@@ -9,6 +9,7 @@ PyYAML's Python code is used and not its C code, whose recursion is not guarded:
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -60,6 +61,10 @@ class YamlSerializer(Serializer):
         return text.encode()
 
 
+#: Line ends and marks that PyYAML gets wrong in text it shows as it is.
+_FRAGILE = re.compile("[\x85\u2028\u2029\ufeff]")
+
+
 @cache
 def _dialect() -> tuple[Any, Any]:
     """Return PyYAML's safe dumper and loader, both without aliases."""
@@ -68,6 +73,12 @@ def _dialect() -> tuple[Any, Any]:
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
             return True
+
+        def represent_text(self, text: str) -> Any:
+            style = '"' if _FRAGILE.search(text) else None
+            return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+    Dumper.add_representer(str, Dumper.represent_text)
 
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:

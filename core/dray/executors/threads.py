@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -10,11 +11,19 @@ from typing import Any
 
 from . import Executor
 
+#: Seconds below which a job is short: about what waking another thread costs.
+SHORT = 0.00015
+#: Seconds without progress after which the thread that runs the short jobs is taken to be stuck in a long one.
+PATIENCE = 0.002
+#: Weight of what was just seen in the running average.
+LEARNING = 0.02
+
 
 class ThreadExecutor(Executor):
     """Busy threads help themselves from the line without a lock; only a thread that finds it empty goes to sleep.
 
-    So a burst of short jobs costs no hand-over at all, and a long job never has others stuck behind it.
+    While jobs are so short that handing one over costs more than running it, one thread runs them all, and a second
+    one keeps watch: as soon as the first one gets stuck in a longer job, everybody is woken.
     """
 
     def __init__(self, slots: int) -> None:
@@ -22,7 +31,13 @@ class ThreadExecutor(Executor):
         self._line: deque[Any] = deque()
         #: One entry for each thread that is going to sleep or sleeps. deque and SimpleQueue operations are atomic.
         self._sleepers: deque[None] = deque()
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        #: Wakes one sleeper: to work (False), or to keep watch (True).
+        self._bell: SimpleQueue[bool] = SimpleQueue()
+        #: Running average of how long a job takes (seconds), and how many have begun. Both are hints: two threads
+        #: that change one at the same moment may lose a change.
+        self._duration = 1.0
+        self._begun = 0
+        self._watched = False
         self._stopping = False
 
     def start(self, run: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
@@ -32,7 +47,7 @@ class ThreadExecutor(Executor):
 
     def submit(self, jobs: Sequence[Any]) -> None:
         self._line.extend(jobs)
-        self._wake(len(jobs))
+        self._wake(len(jobs) if self._duration > SHORT else 1)
 
     def drain(self) -> list[Any]:
         taken = []
@@ -49,24 +64,31 @@ class ThreadExecutor(Executor):
     def stop(self) -> None:
         self._stopping = True
         for _ in range(self.slots):
-            self._bell.put(None)
+            self._bell.put(False)
 
-    def _wake(self, count: int) -> None:
+    def _wake(self, count: int, to_watch: bool = False) -> None:
         for _ in range(count):
             try:
                 self._sleepers.pop()
             except IndexError:
                 return
-            self._bell.put(None)
+            self._bell.put(to_watch)
 
     def _work(self, run: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
+        line, now = self._line, time.perf_counter
         while not self._stopping:
             try:
-                job = self._line.popleft()
+                job = line.popleft()
             except IndexError:
                 self._sleep()
                 continue
+            self._begun += 1
+            if line and not self._watched:
+                self._watched = True
+                self._wake(1, to_watch=True)
+            began = now()
             done(job, run(job))
+            self._duration += LEARNING * (now() - began - self._duration)
             # Or the thread would keep the last job, with its arguments and result, alive until the next one.
             del job
 
@@ -80,4 +102,16 @@ class ThreadExecutor(Executor):
             except IndexError:
                 pass
             return
-        self._bell.get()
+        if self._bell.get():
+            self._watch()
+
+    def _watch(self) -> None:
+        """Wait while short jobs flow; wake everybody when they stop flowing, or are short no longer."""
+        while self._line and not self._stopping:
+            begun = self._begun
+            time.sleep(PATIENCE)
+            if self._begun == begun or self._duration > SHORT:
+                self._wake(len(self._line))
+                break
+        # From here on the next one to begin a job with others behind it appoints a new watch.
+        self._watched = False

@@ -1,27 +1,27 @@
-"""A broker in a folder: `Dray("shop", broker="folder:///var/spool/shop")`. One file per message, moved by renames.
+"""A broker in a folder: `Dray("shop", broker="folder:///var/spool/shop")`. One file per message, moved by renames:
 
-    ready/   <9 - priority>-<due>-<serial>.<count>          sorted by name: most urgent first, then oldest
-    leased/  <9 - priority>-<due>-<serial>.<count>.<token>  mtime: when the loan ends; token: names this one loan
-    dead/    the same name, and the reason in a file of that name in reasons/
+    <queue>/ready/<9 - priority>-<when put there>.<delivery count>.<token>     in the order in which they come out
+    <queue>/dead/<the same name>                                               its reason is in reasons/<the same name>
 
-Who renames a file has it, for a second rename of the same file fails: that is all the locking there is.
+A file's mtime is the time before which it must not come out: the end of its delay, or of its loan. Lending renames the
+file, with a token of its own; a second rename of the old name fails, and that is all the locking there is.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import secrets
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
-from dray import FOREVER, Broker, BrokerUnavailable, Capabilities, Consumer, Delivery, Waiting, hookimpl
+import msgspec
+
+from dray import FOREVER, Broker, BrokerUnavailable, Capabilities, Consumer, Delivery, Envelope, Waiting, hookimpl
 
 dray_api = (1, 0)
-serials = itertools.count()
 
 
 @hookimpl
@@ -34,91 +34,109 @@ def translated():
     try:
         yield
     except OSError as error:
-        raise BrokerUnavailable(f"the folder cannot be used: {error}") from error
-
-
-def name(priority, due, count):
-    return f"{9 - priority}-{int(due * 1e9):020}-{next(serials):09}{secrets.token_hex(4)}.{count}"
-
-
-def due(path):
-    return int(path.name.split("-")[1]) / 1e9
-
-
-def read(path):
-    head, _, body = path.read_bytes().partition(b"\n")
-    count, priority = int(path.name.split(".")[1]), 9 - int(path.name[0])
-    return {**json.loads(head), "body": body, "priority": priority, "delivery_count": count}
+        raise BrokerUnavailable(f"the folder cannot be used now: {error}") from error
 
 
 class FolderBroker(Broker):
     capabilities = Capabilities(
-        max_delay=FOREVER, priority_levels=10, fifo=True, lease=True, delivery_count=True, release_uncharged=True,
-        requeue_delay=True, peek=True, dead_letters=True, purge=True, size="exact",
-    )  # fmt: skip
+        max_delay=FOREVER, priority_levels=10, lease=True, delivery_count=True, requeue_delay=True, dead_letters=True
+    )
 
-    def folder(self, queue, state):
-        folder = Path(self.url.path) / f"queue-{quote(queue, safe='')}" / state
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @translated()
     def open(self):
-        Path(self.url.path).mkdir(parents=True, exist_ok=True)
+        self.folder("default", "ready")
 
-    def close(self):
-        pass
+    def close(self): ...
 
     def consumer(self, queues, lease):
         return FolderConsumer(self, queues, lease)
 
     @translated()
+    def folder(self, queue, part):
+        folder = Path(self.url.path, quote(queue, safe="@").replace(".", "%2E"), part)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @translated()
     def publish(self, envelopes):
         for each in envelopes:
-            now = self.clock.time()
-            head = json.dumps({"id": each.id, "attempt": each.attempt, "published": now}).encode()
             draft = self.folder(each.queue, "drafts") / secrets.token_hex(8)
-            draft.write_bytes(head + b"\n" + each.body)
-            draft.rename(self.folder(each.queue, "ready") / name(each.priority, now + each.delay, 0))
+            draft.write_bytes(msgspec.msgpack.encode(each))
+            self.put(draft, each, 0, each.delay)
 
-    def waiting(self, queue):
-        """Return the files in ready/, in order, after moving loans that have run out back to it."""
-        for path in self.folder(queue, "leased").iterdir():
-            with suppress(FileNotFoundError):  # settled or moved by another meanwhile
-                if path.stat().st_mtime <= self.clock.time():
-                    path.rename(self.folder(queue, "ready") / path.stem)
-        return sorted(self.folder(queue, "ready").iterdir())
+    def put(self, file, envelope, count=0, delay=0.0):
+        now = self.clock.time()
+        os.utime(file, (now + delay,) * 2)
+        name = f"{9 - envelope.priority}-{now:.6f}-{next(SERIALS):09}.{count}.{secrets.token_hex(8)}"
+        file.rename(self.folder(envelope.queue, "ready") / name)
 
     @translated()
-    def peek(self, queue, limit):
-        now, shown = self.clock.time(), []
-        for path in sorted(self.waiting(queue), key=lambda path: (due(path) > now, path))[:limit]:
+    def letters(self, queue, ids, act):
+        """Do `act(file, envelope, reason)` with the dead letters, oldest first, and return what it returned."""
+        files = sorted(self.folder(queue, "dead").iterdir())
+        letters = [(file, read(file), self.folder(queue, "reasons").joinpath(file.name).read_text()) for file in files]
+        return [act(*letter) for letter in letters if ids is None or letter[1].id in ids]
+
+    def dead(self, queue, limit, ids=None):
+        return self.letters(queue, ids, lambda file, envelope, reason: Waiting(id=envelope.id, queue=queue, body=envelope.body, attempt=envelope.attempt, state="dead", reason=reason))[:limit]
+
+    def replay(self, queue, ids=None):
+        return len(self.letters(queue, ids, lambda file, envelope, reason: self.put(file, envelope)))
+
+    def discard(self, queue, ids=None):
+        return len(self.letters(queue, ids, lambda file, envelope, reason: file.unlink()))
+
+
+class FolderConsumer(Consumer):
+    def __init__(self, broker, queues, lease):
+        self.broker, self.queues, self.lease, self.mark = broker, queues, lease, secrets.token_hex(4)
+
+    def receive(self, limit, wait, queues=None):
+        clock = self.broker.clock
+        end = clock.monotonic() + wait
+        looked_at = self.queues if queues is None else queues
+        while not (taken := list(itertools.islice(self.lend(looked_at), limit))) and clock.monotonic() < end:
+            clock.wait(threading.Event(), 0.02)
+        return taken
+
+    def lend(self, queues):
+        now = self.broker.clock.time()
+        for file in (file for queue in queues for file in sorted(self.broker.folder(queue, "ready").iterdir())):
+            with suppress(FileNotFoundError):  # another consumer was faster
+                if file.stat().st_mtime <= now:
+                    place, count, _ = file.name.rsplit(".", 2)
+                    loan = file.with_name(f"{place}.{int(count) + 1}.{self.mark}{secrets.token_hex(4)}")
+                    os.utime(file, (now + self.lease,) * 2)
+                    file.rename(loan)
+                    yield self.delivery(loan, count+1)
+
+    @translated()
+    def settle(self, deliveries, act):
+        over = []
+        for each in deliveries:
+            try:
+                act(each.receipt)
+            except FileNotFoundError:  # the loan was over, and the file has another name now
+                over.append(each)
+        return over
+
+    def ack(self, deliveries):
+        return self.settle(deliveries, os.unlink)
+
+    def requeue(self, deliveries, delay=0.0):
+        return self.settle(deliveries, lambda loan: self.broker.put(loan, read(loan), count(loan), delay))
+
+    def bury(self, deliveries, reason):
+        def lay_down(loan):
+            (loan.parents[1] / "reasons" / loan.name).write_text(reason)
+            loan.rename(loan.parents[1] / "dead" / loan.name)
+
+        return self.settle(deliveries, lay_down)
+
+    def extend(self, deliveries, seconds):
+        end = self.broker.clock.time() + seconds
+        return self.settle(deliveries, lambda loan: os.utime(loan, (end, end)))
+
+    def close(self):
+        for file in (file for queue in self.queues for file in self.broker.folder(queue, "ready").iterdir()):
             with suppress(FileNotFoundError):
-                delay = max(0.0, due(path) - now)
-                shown.append(Waiting(queue=queue, delay=delay, state="delayed" if delay else "ready", **read(path)))
-        return shown
-
-    @translated()
-    def purge(self, queue):
-        return sum(succeeds(path.unlink) for path in self.waiting(queue))
-
-    @translated()
-    def sizes(self, queues):
-        found = {}
-        for queue in queues:
-            now, waiting = self.clock.time(), self.waiting(queue)
-            ready = sum(due(path) <= now for path in waiting)
-            leased, dead = (len(os.listdir(self.folder(queue, state))) for state in ("leased", "dead"))
-            found[queue] = {"ready": ready, "delayed": len(waiting) - ready, "leased": leased, "dead": dead}
-        return found
-
-    @translated()
-    def queues(self):
-        names = [unquote(folder.name.removeprefix("queue-")) for folder in Path(self.url.path).iterdir()]
-        return sorted(queue for queue, sizes in self.sizes(names).items() if any(sizes.values()))
-
-    def letters(self, queue, ids):
-        """Yield (file, reason file, contents) of dead letters, oldest first."""
-        for note in sorted(self.folder(queue, "reasons").iterdir(), key=lambda note: note.stat().st_mtime_ns):
-            path = self.folder(queue, "dead") / note.name
-            with suppress(FileNotFoundError)
+               if self.mark in file.name: os.utime(file, (0, 0))
