@@ -20,7 +20,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
-from operator import itemgetter
 from typing import Any
 
 from dray import (
@@ -97,17 +96,17 @@ LOOK = """
     SELECT EXISTS (SELECT 1 FROM dray_message WHERE queue = :queue AND due IS NULL),
            (SELECT due FROM dray_message WHERE queue = :queue AND due >= 0 ORDER BY due LIMIT 1)"""
 
-# Fetch: first put in line what has come due, then lend from the head of the line. (The `+` keeps SQLite from looking
-# for a cancelled id among all that are still cancelled.)
+# Fetch, one transaction: put in line what has come due, read the head of the line, lend it.
 COME_DUE = "SELECT seq FROM dray_message WHERE queue = ? AND due <= ? ORDER BY due LIMIT ?"
 PROMOTE_ONE = """
     UPDATE dray_message SET seq = (SELECT max(seq) + 1 FROM dray_message), due = NULL, token = NULL WHERE seq = ?"""
-FETCH = """
+LINE = "FROM dray_message WHERE queue = :queue AND due IS NULL ORDER BY priority DESC, seq LIMIT :limit"
+HEAD = f"""
+    SELECT seq, id, body, deliveries + 1, priority, attempt, published,
+           EXISTS (SELECT 1 FROM dray_cancelled AS c WHERE c.id = dray_message.id AND c.until > :now) {LINE}"""
+LEND = f"""
     UPDATE dray_message SET due = :until, token = :token, deliveries = deliveries + 1
-    WHERE seq IN (SELECT seq FROM dray_message WHERE queue = :queue AND due IS NULL
-                  ORDER BY priority DESC, seq LIMIT :limit)
-    RETURNING -priority, seq, id, attempt, deliveries, published, body,
-              EXISTS (SELECT 1 FROM dray_cancelled AS c WHERE c.id = dray_message.id AND +c.until > :now)"""
+    WHERE seq IN (SELECT seq {LINE})"""
 
 # Settle: each holds only while the token is still the one of this loan. A loan that is over but that nobody else has
 # taken up yet can still be settled, which saves a second run.
@@ -349,9 +348,9 @@ class SqliteConsumer(Consumer):
     def _take_from(self, db: sqlite3.Connection, queue: str, limit: int, now: float) -> list[Delivery]:
         db.executemany(PROMOTE_ONE, db.execute(COME_DUE, (queue, now, PROMOTE)).fetchall())
         token = secrets.randbits(62)
-        loan = {"queue": queue, "limit": limit, "token": token, "until": now + self._lease, "now": now}
-        # RETURNING has no order of its own.
-        return [_delivery(queue, token, row) for row in sorted(db.execute(FETCH, loan), key=itemgetter(0, 1))]
+        head = db.execute(HEAD, {"queue": queue, "limit": limit, "now": now}).fetchall()
+        db.execute(LEND, {"queue": queue, "limit": limit, "token": token, "until": now + self._lease})
+        return [_delivery(queue, token, row) for row in head]
 
     def _settle(self, deliveries: Sequence[Delivery], sql: str, *values: object, then: str = "") -> list[Delivery]:
         lost = self._change(deliveries, sql, *values, then=then)
@@ -379,14 +378,14 @@ def _look(db: sqlite3.Connection, queues: Sequence[str]) -> float:
 
 
 def _delivery(queue: str, token: int, row: tuple[Any, ...]) -> Delivery:
-    negative_priority, seq, id, attempt, deliveries, published, body, cancelled = row
+    seq, id, body, delivery_count, priority, attempt, published, cancelled = row
     return Delivery(
         id=id,
         queue=queue,
         body=body,
         receipt=(seq, token),
-        delivery_count=deliveries,
-        priority=-negative_priority,
+        delivery_count=delivery_count,
+        priority=priority,
         attempt=attempt,
         published=published,
         cancelled=bool(cancelled),

@@ -346,7 +346,7 @@ def read_setting(name: str, value: Any, origin: str = "code") -> Any:
 
 def hint(name: str) -> str:
     """Return what to say of an unknown setting: "; what dray does instead", "; did you mean ...?" or nothing."""
-    plain = name.lower().removeprefix("dray_").removeprefix("celery_")
+    plain = str(name).lower().removeprefix("dray_").removeprefix("celery_")
     return f"; {said}" if (said := instead(plain)) else nearest(plain, settings_table())
 
 

@@ -1,4 +1,4 @@
-"""The skeleton that `dray plugins new broker NAME` writes: a working broker that passes the conformance kit as it is."""
+"""The skeleton that `dray plugins new broker NAME` writes: a working broker that passes the kit as it is."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from dray.plugins import Plugins
 def test_the_skeleton_passes_its_own_conformance_test_unchanged(tmp_path: Path) -> None:
     write_broker_plugin("acme-mq", tmp_path)
     folder = tmp_path / "dray-acme-mq"
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=folder,
         # Only what the skeleton asks for: no plugins of pytest that happen to be installed here.
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=110,

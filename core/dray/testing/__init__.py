@@ -18,22 +18,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backend_contract import ResultBackendContract as ResultBackendContract
     from .broker_contract import BrokerContract as BrokerContract
+    from .driver import Driver as Driver
+    from .enqueued import Enqueued as Enqueued
+    from .held_clock import HeldClock as HeldClock
+    from .memory import memory_app as memory_app
+    from .memory import on_memory as on_memory
     from .serializer_contract import SerializerContract as SerializerContract
 
 _MODULE_OF = {
     "BrokerContract": "broker_contract",
+    "Driver": "driver",
+    "Enqueued": "enqueued",
+    "HeldClock": "held_clock",
     "ResultBackendContract": "backend_contract",
     "SerializerContract": "serializer_contract",
+    "memory_app": "memory",
+    "on_memory": "memory",
 }
 
-__all__ = ["BrokerContract", "ResultBackendContract", "SerializerContract"]
+__all__ = [
+    "BrokerContract",
+    "Driver",
+    "Enqueued",
+    "HeldClock",
+    "ResultBackendContract",
+    "SerializerContract",
+    "memory_app",
+    "on_memory",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'dray.testing' has no attribute {name!r}")
     module = f"{__name__}.{_MODULE_OF[name]}"
-    if module not in sys.modules:
+    if name.endswith("Contract") and module not in sys.modules:
         import pytest
 
         # Else a failing contract would say "AssertionError" and nothing else.

@@ -1,10 +1,9 @@
 """A broker in a folder: `Dray("shop", broker="folder:///var/spool/shop")`. One file per message, moved by renames:
 
-    <queue>/ready/<9 - priority>-<when put there>.<delivery count>.<token>     in the order in which they come out
-    <queue>/dead/<the same name>                                               its reason is in reasons/<the same name>
+    queue-<name>/live/<9 - priority>-<time>-<serial>.<delivery count>.<token>    sorted: what comes out first
 
-A file's mtime is the time before which it must not come out: the end of its delay, or of its loan. Lending renames the
-file, with a token of its own; a second rename of the old name fails, and that is all the locking there is.
+Its mtime says when a file may come out: when its delay, or its loan, is over. To lend it is to give it a name with a new
+token, and whoever knows only the old name finds nothing to settle. That is all the locking there is.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-import msgspec
+from msgspec.msgpack import decode, encode
 
-from dray import FOREVER, Broker, BrokerUnavailable, Capabilities, Consumer, Delivery, Envelope, Waiting, hookimpl
+from dray import FOREVER, Broker, BrokerUnavailable, Capabilities, Consumer, Delivery, hookimpl
 
 dray_api = (1, 0)
+serials = itertools.count()
 
 
 @hookimpl
@@ -39,104 +39,86 @@ def translated():
 
 class FolderBroker(Broker):
     capabilities = Capabilities(
-        max_delay=FOREVER, priority_levels=10, lease=True, delivery_count=True, requeue_delay=True, dead_letters=True
+        max_delay=FOREVER, priority_levels=10, fifo=True, lease=True, delivery_count=True, requeue_delay=True
     )
 
+    @translated()
     def open(self):
-        self.folder("default", "ready")
+        Path(self.url.path).mkdir(parents=True, exist_ok=True)
 
     def close(self): ...
 
     def consumer(self, queues, lease):
         return FolderConsumer(self, queues, lease)
 
-    @translated()
     def folder(self, queue, part):
-        folder = Path(self.url.path, quote(queue, safe="@").replace(".", "%2E"), part)
+        folder = Path(self.url.path, f"queue-{quote(queue, safe='')}", part)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def put(self, file, message, count, delay):
+        now = self.clock.time()
+        os.utime(file, (now + delay,) * 2)
+        place = f"{9 - message.priority}-{int(now * 1e9):020}-{next(serials):09}"
+        file.rename(self.folder(message.queue, "live") / f"{place}.{count}.{secrets.token_hex(8)}")
 
     @translated()
     def publish(self, envelopes):
         for each in envelopes:
             draft = self.folder(each.queue, "drafts") / secrets.token_hex(8)
-            draft.write_bytes(msgspec.msgpack.encode(each))
+            draft.write_bytes(
+                encode({name: getattr(each, name) for name in ("id", "queue", "body", "priority", "attempt")})
+            )
             self.put(draft, each, 0, each.delay)
-
-    def put(self, file, envelope, count=0, delay=0.0):
-        now = self.clock.time()
-        os.utime(file, (now + delay,) * 2)
-        name = f"{9 - envelope.priority}-{now:.6f}-{next(SERIALS):09}.{count}.{secrets.token_hex(8)}"
-        file.rename(self.folder(envelope.queue, "ready") / name)
-
-    @translated()
-    def letters(self, queue, ids, act):
-        """Do `act(file, envelope, reason)` with the dead letters, oldest first, and return what it returned."""
-        files = sorted(self.folder(queue, "dead").iterdir())
-        letters = [(file, read(file), self.folder(queue, "reasons").joinpath(file.name).read_text()) for file in files]
-        return [act(*letter) for letter in letters if ids is None or letter[1].id in ids]
-
-    def dead(self, queue, limit, ids=None):
-        return self.letters(queue, ids, lambda file, envelope, reason: Waiting(id=envelope.id, queue=queue, body=envelope.body, attempt=envelope.attempt, state="dead", reason=reason))[:limit]
-
-    def replay(self, queue, ids=None):
-        return len(self.letters(queue, ids, lambda file, envelope, reason: self.put(file, envelope)))
-
-    def discard(self, queue, ids=None):
-        return len(self.letters(queue, ids, lambda file, envelope, reason: file.unlink()))
 
 
 class FolderConsumer(Consumer):
     def __init__(self, broker, queues, lease):
         self.broker, self.queues, self.lease, self.mark = broker, queues, lease, secrets.token_hex(4)
 
+    @translated()
     def receive(self, limit, wait, queues=None):
-        clock = self.broker.clock
-        end = clock.monotonic() + wait
-        looked_at = self.queues if queues is None else queues
-        while not (taken := list(itertools.islice(self.lend(looked_at), limit))) and clock.monotonic() < end:
-            clock.wait(threading.Event(), 0.02)
-        return taken
+        end = self.broker.clock.monotonic() + wait
+        while True:
+            taken = list(itertools.islice(self.lend(self.queues if queues is None else queues), limit))
+            if taken or self.broker.clock.monotonic() >= end:
+                return taken
+            self.broker.clock.wait(threading.Event(), 0.02)
 
     def lend(self, queues):
         now = self.broker.clock.time()
-        for file in (file for queue in queues for file in sorted(self.broker.folder(queue, "ready").iterdir())):
+        for file in (file for queue in queues for file in sorted(self.broker.folder(queue, "live").iterdir())):
             with suppress(FileNotFoundError):  # another consumer was faster
                 if file.stat().st_mtime <= now:
-                    place, count, _ = file.name.rsplit(".", 2)
-                    loan = file.with_name(f"{place}.{int(count) + 1}.{self.mark}{secrets.token_hex(4)}")
-                    os.utime(file, (now + self.lease,) * 2)
-                    file.rename(loan)
-                    yield self.delivery(loan, count+1)
+                    place, count, _ = file.name.split(".")
+                    os.utime(file, (now + self.lease,) * 2)  # first: or the loan would begin as one that is over
+                    loan = file.rename(file.with_name(f"{place}.{int(count) + 1}.{self.mark}{secrets.token_hex(4)}"))
+                    yield Delivery(receipt=loan, delivery_count=int(count) + 1, **decode(loan.read_bytes()))
 
     @translated()
     def settle(self, deliveries, act):
         over = []
         for each in deliveries:
             try:
-                act(each.receipt)
-            except FileNotFoundError:  # the loan was over, and the file has another name now
+                act(each)
+            except FileNotFoundError:  # the loan was over: the file has another name, or is gone
                 over.append(each)
         return over
 
     def ack(self, deliveries):
-        return self.settle(deliveries, os.unlink)
+        return self.settle(deliveries, lambda each: each.receipt.unlink())
 
     def requeue(self, deliveries, delay=0.0):
-        return self.settle(deliveries, lambda loan: self.broker.put(loan, read(loan), count(loan), delay))
+        return self.settle(deliveries, lambda each: self.broker.put(each.receipt, each, each.delivery_count, delay))
 
     def bury(self, deliveries, reason):
-        def lay_down(loan):
-            (loan.parents[1] / "reasons" / loan.name).write_text(reason)
-            loan.rename(loan.parents[1] / "dead" / loan.name)
-
-        return self.settle(deliveries, lay_down)
+        return self.settle(deliveries, lambda d: d.receipt.rename(self.broker.folder(d.queue, "dead") / d.receipt.name))
 
     def extend(self, deliveries, seconds):
         end = self.broker.clock.time() + seconds
-        return self.settle(deliveries, lambda loan: os.utime(loan, (end, end)))
+        return self.settle(deliveries, lambda each: os.utime(each.receipt, (end, end)))
 
+    @translated()
     def close(self):
-        for file in (file for queue in self.queues for file in self.broker.folder(queue, "ready").iterdir()):
-            with suppress(FileNotFoundError):
-               if self.mark in file.name: os.utime(file, (0, 0))
+        for loan in Path(self.broker.url.path).glob(f"*/live/*.{self.mark}*"):
+            os.utime(loan, (0, 0))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dray_folder import FolderBroker
+
 from dray import Url
 from dray.testing import BrokerContract
-from dray_folder import FolderBroker
 
 
 class TestFolderBroker(BrokerContract):

@@ -1,0 +1,69 @@
+# Everything a newcomer and CI run. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit contracts acceptance plugin check lint types format bench docs clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker killed on the way, nothing lost
+	@$(BIN)/dray demo
+
+test: $(VENV)/.dev ## Run every test (installs what they need into $(VENV))
+	$(PYTEST)
+	$(MAKE) --no-print-directory plugin
+
+unit: $(VENV)/.dev ## Run the unit tests: no server, seconds
+	$(PYTEST) tests/unit
+
+contracts: $(VENV)/.dev ## Run the conformance kit against every adapter
+	$(PYTEST) tests/contracts
+
+acceptance: $(VENV)/.dev ## Run real workers, kill them, and count
+	$(PYTEST) tests/acceptance
+
+plugin: $(VENV)/.dev ## Build the example plugin as a wheel and run the kit on it in an environment of its own
+	$(BIN)/python tests/acceptance/plugin_in_its_own_environment.py examples/plugins/dray-folder
+
+check: lint types docs-test ## Everything but the slow tests: style, types, layers, documentation
+
+.PHONY: docs-test
+docs-test: $(VENV)/.dev
+	$(PYTEST) -q tests/unit/test_layers.py tests/unit/test_docs.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## Measure throughput and latency beside a raw-driver loop
+	$(BIN)/python benchmarks/run.py
+
+docs: $(VENV)/.dev ## Generate the pages that are made from the code
+	$(BIN)/python docs/generate.py
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dray needs Python 3.11 or newer; say make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
