@@ -75,7 +75,7 @@ class SqliteBackend(ResultBackend):
             if self.clock.monotonic() >= self._next_sweep:
                 self._next_sweep = self.clock.monotonic() + SWEEP_EVERY
                 db.execute(PURGE_SOME, (now, SWEEP))
-        self._file.doorbell.ring()
+        self._file.ring()
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Record]:
         with self._file.reading() as db:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,6 @@ class SqliteFile:
             )
         self._options = url.options_as(SqliteOptions)
         self.path = Path(url.path[1:]).absolute()
-        self.doorbell = Doorbell()
         self._refused, self._unavailable = refused, unavailable
         self._pool: _Pool | None = None
 
@@ -97,11 +96,9 @@ class SqliteFile:
     def close(self) -> None:
         """Close every connection, those in use as soon as their call ends. Safe twice."""
         pool, self._pool = self._pool, None
-        self.doorbell.ring()
         if pool is not None:
-            for shelf in (pool.idle, pool.writer):
-                while shelf:
-                    pool.let_go(shelf.pop())
+            pool.let_all_go()
+            pool.doorbell.ring()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -133,7 +130,13 @@ class SqliteFile:
 
     def watch(self, db: sqlite3.Connection, pace: Pace) -> Watch:
         """Return a watch for commits by anyone but `db`, from now on."""
-        return Watch(db, self.doorbell, pace)
+        return Watch(db, self._own_pool().doorbell, pace)
+
+    def ring(self) -> None:
+        """Wake the watches of this process at once: something has been committed."""
+        pool = self._pool
+        if pool is not None:
+            pool.doorbell.ring()
 
     @property
     def is_open(self) -> bool:
@@ -152,7 +155,13 @@ class SqliteFile:
     def _lent(self, pool: _Pool, shelf: list[sqlite3.Connection]) -> Iterator[sqlite3.Connection]:
         connection = None
         try:
-            connection = shelf.pop() if shelf else self._connect()
+            if pool.file not in (None, self._on_disk()):
+                raise self._unavailable(f"{self.path} was moved or deleted while it was open; open it again")
+            try:
+                connection = shelf.pop()
+            except IndexError:
+                connection = self._connect()
+            pool.file = pool.file or self._on_disk()
             yield connection
         except BaseException as error:
             if connection is not None:
@@ -160,10 +169,17 @@ class SqliteFile:
             if isinstance(error, sqlite3.Error):
                 raise self._in_words(error) from error
             raise
-        if pool is self._pool:
-            shelf.append(connection)
-        else:
-            pool.let_go(connection)
+        shelf.append(connection)
+        if pool is not self._pool:
+            pool.let_all_go()
+
+    def _on_disk(self) -> tuple[int, int] | None:
+        # SQLite itself goes on writing to a deleted file, and so would publish what no worker ever sees.
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _create(self, db: sqlite3.Connection, part: str, version: int, tables: Sequence[str]) -> None:
         db.execute(CREATE_PARTS)
@@ -215,8 +231,6 @@ class SqliteFile:
             return self._refused(f"{self.path} {self._why_it_cannot_be_opened()}")
         if code in PASSING:
             return self._unavailable(f"{self.path} {PASSING[code]} ({error})")
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
-            return self._unavailable(f"{self.path} was moved or deleted while it was open; open it again")
         return self._refused(f"{self.path} {LASTING.get(code, 'was refused by SQLite')} ({error})")
 
     def _why_it_cannot_be_opened(self) -> str:
@@ -301,14 +315,24 @@ class Watch:
 
 
 class _Pool:
-    """The connections one process has made and is not using just now."""
+    """What one process has open and is not using just now. A forked child makes its own."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        #: Device and inode of the file they are connected to, once there is one.
+        self.file: tuple[int, int] | None = None
         self.idle: list[sqlite3.Connection] = []
         #: The one that writes, and the lock of the thread that uses it.
         self.writer: list[sqlite3.Connection] = []
         self.turn = threading.Lock()
+        self.doorbell = Doorbell()
+
+    def let_all_go(self) -> None:
+        """Close what is not in use."""
+        for shelf in (self.idle, self.writer):
+            with suppress(IndexError):  # `while shelf` would be no help: another thread may be doing the same
+                while True:
+                    self.let_go(shelf.pop())
 
     def let_go(self, connection: sqlite3.Connection) -> None:
         """Close a connection, unless it belongs to the process this one was forked from."""

@@ -309,7 +309,7 @@ class MemoryBroker(Broker):
         return next(self._places)
 
     def ring(self) -> None:
-        """Let waiting consumers look again. Called when the lock is let go, or they would wake up only to wait for it."""
+        """Let waiting consumers look again. Called without the lock, or they would wake up only to wait for it."""
         for consumer in self._consumers:
             consumer.bell.set()
 

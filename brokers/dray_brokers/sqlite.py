@@ -210,7 +210,7 @@ class SqliteBroker(Broker):
         ]
         with self._file.writing() as db:
             db.executemany(PUBLISH, rows)
-        self._file.doorbell.ring()
+        self._file.ring()
 
     def consumer(self, queues: Sequence[str], lease: float) -> Consumer:
         return SqliteConsumer(self, self._file, queues, lease)
@@ -269,7 +269,7 @@ class SqliteBroker(Broker):
                 if db.execute(REPLAY_ONE, letter).rowcount:
                     db.execute(DISCARD_ONE, letter)
                     replayed += 1
-        self._file.doorbell.ring()
+        self._file.ring()
         return replayed
 
     def discard(self, queue: str, ids: Sequence[str] | None = None) -> int:
@@ -325,7 +325,7 @@ class SqliteConsumer(Consumer):
         if lent and self._file.is_open:
             with self._file.writing() as db:
                 db.executemany(GIVE_BACK, lent)
-            self._file.doorbell.ring()
+            self._file.ring()
 
     def _left(self, end: float, due: float) -> float:
         return min(end - self._clock.monotonic(), due - self._clock.time())
@@ -355,7 +355,7 @@ class SqliteConsumer(Consumer):
     def _settle(self, deliveries: Sequence[Delivery], sql: str, *values: object, then: str = "") -> list[Delivery]:
         lost = self._change(deliveries, sql, *values, then=then)
         self._lent.difference_update(delivery.receipt for delivery in deliveries)
-        self._file.doorbell.ring()
+        self._file.ring()
         return lost
 
     def _change(self, deliveries: Sequence[Delivery], sql: str, *values: object, then: str = "") -> list[Delivery]:

@@ -10,10 +10,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, tzinfo
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from zoneinfo import ZoneInfo
 
 from . import states
 from .backend import ResultBackend
@@ -31,7 +33,7 @@ from .message import Message
 from .middleware import Middleware
 from .options import check_send_options
 from .plugins import Plugins
-from .result import AsyncResult, Rounds
+from .result import AsyncResult, Rounds, record
 from .routes import Route, Routes
 from .sender import Sender
 from .settings import Settings
@@ -57,9 +59,8 @@ class Tasks(dict[str, Task[..., Any]]):
     """The registered tasks by name."""
 
     def __missing__(self, name: str) -> Task[..., Any]:
-        raise UnknownTask(
-            f"no task named {name!r}{nearest(name, self)} Registered: {', '.join(sorted(self)) or 'none'}."
-        )
+        known = ", ".join(sorted(self)) or "none"
+        raise UnknownTask(f"no task named {name!r}{nearest(name, self) or '.'} Registered: {known}.")
 
 
 class Dray:
@@ -81,12 +82,12 @@ class Dray:
         set_as_current: bool = True,
         **settings: Any,
     ) -> None:
-        given = {"broker_url": broker, "result_backend": backend, **settings}
+        urls = {"broker_url": broker, "result_backend": backend}
         self.name = name
         self.clock = clock
         self.new_id = id_source(clock)
         self.task_cls = task_cls
-        self._given = {word: value for word, value in given.items() if value is not None}
+        self._given = {**{word: url for word, url in urls.items() if url is not None}, **settings}
         self._include = list(include)
         self._tasks = Tasks()
         self._shared_seen = 0
@@ -141,6 +142,11 @@ class Dray:
         if "middleware" in self.__dict__:
             raise ConfigurationError("use() comes too late: the app has sent or run a task already")
         self._middleware.extend(middleware)
+
+    @cached_property
+    def zone(self) -> tzinfo:
+        """The zone of datetimes that are given without one."""
+        return UTC if self.conf.enable_utc else ZoneInfo(self.conf.timezone)
 
     @cached_property
     def origin(self) -> str:
@@ -309,6 +315,8 @@ class Dray:
         report = self.execution.eagerly(task, encoded)
         result: AsyncResult[Any] = AsyncResult(message.id, self, returns=task.parameters.returns)
         result._final = report
+        if self.conf.task_store_eager_result and not message.ignore_result:
+            self.backend_for_writing().store([record(message.id, report, 0)], self.conf.result_expires)
         if self.conf.task_eager_propagates:
             result.get()
         return result
@@ -346,8 +354,10 @@ class Dray:
         loop = asyncio.get_running_loop()
         found = self._rounds.get(loop)
         if found is None:
-            look = self.backend_for_reading().wait
-            found = self._rounds[loop] = Rounds(lambda ids, seconds: asyncio.to_thread(look, ids, seconds))
+            # The backend is looked up each time: it may have been closed and opened again since.
+            found = self._rounds[loop] = Rounds(
+                lambda ids, seconds: asyncio.to_thread(self.backend_for_reading().wait, ids, seconds)
+            )
         return found
 
     def support(self) -> list[Support]:

@@ -39,9 +39,18 @@ _set = msgspec.structs.force_setattr
 
 
 def pack(message: Message) -> bytes:
-    """Return the body that carries `message`, whose arguments are in `payload` already."""
+    """Return the body that carries `message`, whose arguments are in `payload` already.
+
+    Raises `SerializationError` for headers that cannot be written.
+    """
     payload = message.payload
-    metadata = _encoder.encode(_replace(message, args=(), kwargs={}, payload=b""))
+    try:
+        metadata = _encoder.encode(_replace(message, args=(), kwargs={}, payload=b""))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SerializationError(
+            f"{message.task}: the headers or callback options cannot be written ({error}); they take plain values: "
+            "texts, numbers, booleans, None, and lists and text-keyed dicts of those"
+        ) from None
     return b"".join((_HEAD, _varint(len(metadata)), metadata, payload))
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from .backend import ResultBackend
 from .broker import Broker
+from .capabilities import resolve
 from .clock import Clock
+from .errors import NotSupported
 from .urls import Url
 
 if TYPE_CHECKING:
@@ -86,6 +88,11 @@ class Connections:
         broker: Broker = self._plugins.find("brokers", url.scheme)(url)
         broker.clock = self._clock
         broker.open()
+        if self._conf.strict:
+            emulated = [row.feature for row in resolve(broker.capabilities) if row.how == "emulated"]
+            if emulated:
+                broker.close()
+                raise NotSupported(f"{url} has only emulated, and `strict` refuses emulation: {', '.join(emulated)}")
         return broker
 
     def _open_backend(self, text: str) -> ResultBackend:

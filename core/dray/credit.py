@@ -36,8 +36,8 @@ class _Lane:
         self.seen = False
 
     def room(self, multiplier: float | None) -> int:
-        if multiplier:
-            return int(self.slots * multiplier) - self.held
+        if multiplier is not None:
+            return (int(self.slots * multiplier) or MOST) - self.held
         ready = AHEAD / self.duration if self.duration > 0 else MOST
         return min(int(self.slots * max(1.0, ready)), max(MOST, self.slots)) - self.held
 

@@ -23,11 +23,12 @@ import msgspec
 from . import states
 from .backend import Record
 from .context import Context, current
-from .errors import ArgumentsError, DecodeError, Ignore, MaxRetriesExceeded, Reject, Retry, SerializationError
-from .message import Delivery, Message, Step
+from .errors import ArgumentsError, DecodeError, Ignore, MaxRetriesExceeded, Reject, Retry
+from .followups import next_attempt, on_failure, on_success
+from .message import Delivery, Message
+from .options import instant
 from .outcome import Again, Done, Failed, Ignored, Outcome, Rejected, Released, Requeued, Revoked
 from .result import Failure, Report, about, rank, record
-from .retries import seconds
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -117,7 +118,7 @@ class Execution:
                         self._hook(context, "before_start")
                     outcome = self._returned(job, context, self._call(job.task, context))
                 except BaseException as error:
-                    outcome = self._raised(job, context, error)
+                    outcome = self._classified(job, context, error)
             ended = self._end(job, context, outcome, began)
             for hook, arguments in self._hooks_after(job, ended):
                 self._hook(context, hook, *arguments)
@@ -137,7 +138,7 @@ class Execution:
                         await self._ahook(context, "before_start")
                     outcome = self._returned(job, context, await self._acall(job.task, context))
                 except BaseException as error:
-                    outcome = self._raised(job, context, error)
+                    outcome = self._classified(job, context, error)
             ended = self._end(job, context, outcome, began)
             for hook, arguments in self._hooks_after(job, ended):
                 await self._ahook(context, hook, *arguments)
@@ -168,9 +169,11 @@ class Execution:
                 report = about(message, states.REVOKED, reason=reason)
             case _:
                 report = about(message, states.EXPIRED, reason="it was not started before its expires")
-        followups = self._steps(message, message.link_error, "e", message.id) if isinstance(outcome, Rejected) else ()
         report = _with(report, ended=self.app.clock.time(), worker=self.hostname)
-        return Ended(outcome, None if message.ignore_result else report, followups)
+        ended = Ended(outcome, None if message.ignore_result else report)
+        return self._with_callbacks(
+            ended, lambda: on_failure(self.app, message) if isinstance(outcome, Rejected) else ()
+        )
 
     # The steps of a run
 
@@ -234,6 +237,13 @@ class Execution:
             return self._again(job, context.pending_retry)
         return Done(value)
 
+    def _classified(self, job: Job, context: Context, error: BaseException) -> Outcome:
+        try:
+            return self._raised(job, context, error)
+        except Exception as second:
+            # The exception asked for something impossible, such as a retry at an eta that is no instant.
+            return Failed(second, job.task.resolved.dead_letter)
+
     def _raised(self, job: Job, context: Context, error: BaseException) -> Outcome:
         """Say what an exception means. SystemExit and KeyboardInterrupt of a task fail that task, not the worker."""
         own = job.task.resolved
@@ -266,7 +276,7 @@ class Execution:
     def _again(self, job: Job, wish: Retry) -> Outcome:
         message, own, now = job.message, job.task.resolved, self.app.clock.time()
         if wish.eta is not None:
-            delay = max(0.0, wish.eta.timestamp() - now)
+            delay = max(0.0, instant(wish.eta, now, "eta", message.task, self.app.zone) - now)
         elif wish.countdown is not None:
             delay = max(0.0, float(wish.countdown))
         else:
@@ -281,7 +291,7 @@ class Execution:
         """Turn an outcome into what has to be written for it. A result that cannot be serialised is a failure."""
         try:
             ended = self._written(job, context, outcome)
-        except SerializationError as error:
+        except Exception as error:
             outcome = Failed(error, job.task.resolved.dead_letter)
             ended = self._written(job, context, outcome)
         now = self.app.clock.time()
@@ -313,9 +323,9 @@ class Execution:
                         content_encoding=packed.content_encoding,
                         **self._call_facts(message),
                     )
-                return Ended(outcome, report, self._steps(message, message.link, "l", value))
+                return self._with_callbacks(Ended(outcome, report), lambda: on_success(app, message, value))
             case Again(delay, error, args, kwargs):
-                again = self._retry_message(context, delay, args, kwargs)
+                again = next_attempt(app, context, delay, args, kwargs)
                 report = about(message, states.RETRY, failure=Failure.of(error, trace(error))) if wanted else None
                 return Ended(outcome, report, (again,))
             case Failed(error, _):
@@ -323,62 +333,22 @@ class Execution:
                 if wanted or job.task.resolved.store_errors:
                     failure = Failure.of(error, trace(error))
                     report = about(message, states.FAILURE, failure=failure, **self._call_facts(message))
-                return Ended(outcome, report, self._steps(message, message.link_error, "e", message.id))
+                return self._with_callbacks(Ended(outcome, report), lambda: on_failure(app, message))
             case Rejected() | Revoked():
                 return self.unrun(message, outcome)
             case _:
                 return Ended(outcome)
 
-    def _retry_message(self, context: Context, delay: float, args: Any, kwargs: Any) -> Message:
-        message, app = context.message, self.app
-        # A broker with shorter delays keeps it as long as it can; `dray doctor` says so.
-        delay = min(delay, app.broker.capabilities.max_delay)
-        again = message.but(retries=message.retries + 1, eta=app.clock.time() + delay if delay else None)
-        if args is None and kwargs is None:
-            return again
-        serializer = app.payloads.reader(message.content_type).name
-        again = again.but(
-            args=context.args if args is None else tuple(args), kwargs=context.kwargs if kwargs is None else kwargs
-        )
-        return app.payloads.encode(again, serializer, message.content_encoding or None)
+    def _with_callbacks(self, ended: Ended, callbacks: Callable[[], tuple[Message, ...]]) -> Ended:
+        """Add the callbacks. When they cannot be made - the message was forged, or a middleware raises - the message is
 
-    def _steps(self, message: Message, steps: tuple[Step, ...], mark: str, value: Any) -> tuple[Message, ...]:
-        """Return the messages of the callbacks. Their ids follow from the parent's, so that a run repeated after a
-
-        crash sends the same ids again, which a broker that still has them recognises.
+        kept in the dead letters rather than its sequel lost; the task's own result stands.
         """
-        if not steps:
-            return ()
-        return tuple(self._step(message, step, f"{message.id}-{mark}{n}", value) for n, step in enumerate(steps))
-
-    def _step(self, parent: Message, step: Step, id: str, value: Any) -> Message:
-        app, options, now = self.app, step.options, self.app.clock.time()
-        route = app.route(step.task)
-        eta, countdown, expires = options.get("eta"), options.get("countdown"), options.get("expires")
-        message = Message(
-            id=options.get("task_id") or id,
-            task=step.task,
-            queue=options.get("queue") or route.queue,
-            priority=route.priority if options.get("priority") is None else options["priority"],
-            created=now,
-            eta=eta.timestamp() if eta is not None else None if countdown is None else now + countdown,
-            expires=None if expires is None else now + seconds(expires, "expires", step.task),
-            root_id=parent.root_id or parent.id,
-            parent_id=parent.id,
-            content_type=step.content_type,
-            content_encoding=step.content_encoding,
-            ignore_result=options.get("ignore_result", False),
-            link=step.link,
-            link_error=step.link_error,
-            headers={**parent.headers, **options.get("headers", {})},
-            origin=app.origin,
-            payload=step.payload,
-        )
-        if not step.immutable:
-            args, kwargs, serializer = app.payloads.arguments(message)
-            message = message.but(args=(value, *args), kwargs=kwargs)
-            message = app.payloads.encode(message, serializer.name, step.content_encoding or None)
-        return app.sender.prepare(message, lambda prepared: prepared)
+        try:
+            ended.followups = callbacks()
+        except Exception as error:
+            ended.outcome = Rejected(f"its callbacks cannot be sent: {_line(error)}")
+        return ended
 
     def _call_facts(self, message: Message) -> dict[str, Any]:
         if not self.app.conf.result_extended:
@@ -440,7 +410,8 @@ class Execution:
             found = self._hook_call(context, hook, arguments)
             if inspect.iscoroutine(found):
                 asyncio.run(found)
-        except Exception:
+        except BaseException:
+            # Whatever a hook raises, SystemExit included, must not end the thread or the loop it runs on.
             if hook == "before_start":
                 raise
             logger.exception("%s of %s[%s] raised", hook, context.message.task, context.id)
@@ -450,7 +421,8 @@ class Execution:
             found = self._hook_call(context, hook, arguments)
             if inspect.isawaitable(found):
                 await found
-        except Exception:
+        except BaseException:
+            # Whatever a hook raises, SystemExit included, must not end the thread or the loop it runs on.
             if hook == "before_start":
                 raise
             logger.exception("%s of %s[%s] raised", hook, context.message.task, context.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .errors import TaskOptionError
@@ -143,10 +143,10 @@ def check_queue(queue: Any, task: str) -> str:
     return queue
 
 
-def instant(value: float | timedelta | datetime, now: float, option: str, task: str) -> float:
-    """Return an instant given as seconds from now, a timedelta or a datetime (a naive one is taken as UTC)."""
+def instant(value: float | timedelta | datetime, now: float, option: str, task: str, zone: tzinfo) -> float:
+    """Return an instant given as seconds from now, a timedelta or a datetime (a naive one is in `zone`)."""
     if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        return (value if value.tzinfo else value.replace(tzinfo=zone)).timestamp()
     if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
         return now + value
     return now + seconds(value, option, f"sending {task}")

@@ -55,8 +55,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             module=kind.__module__,
             qualname=kind.__qualname__,
             text=_safely(str, error),
-            args=tuple(value if isinstance(value, _PLAIN) else _safely(repr, value) for value in error.args),
-            traceback=traceback,
+            args=tuple(_plain(value) for value in error.args),
+            traceback=_clean(traceback),
         )
 
     def rebuild(self) -> BaseException:
@@ -68,7 +68,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for name in self.qualname.split("."):
             kind = getattr(kind, name, None)
         error: BaseException = TaskFailed(f"{self.module}.{self.qualname}".removeprefix("builtins."), self.text)
-        if isinstance(kind, type) and issubclass(kind, BaseException):
+        # Not SystemExit and its like: asking for a result must not end the process that asks.
+        if isinstance(kind, type) and issubclass(kind, Exception):
             try:
                 error = kind.__new__(kind, *self.args)
                 error.args = self.args
@@ -79,14 +80,31 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return error
 
 
-_PLAIN = (str, int, float, bool, type(None))
+#: Longest text kept of an exception or a traceback (characters).
+LONGEST = 65_536
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument of an exception as it is if it can be stored, else its repr."""
+    if type(value) is str:
+        return _clean(value)
+    if value is None or type(value) in (bool, float) or (type(value) is int and -(2**63) <= value < 2**63):
+        return value
+    return _safely(repr, value)
 
 
 def _safely(show: Callable[[Any], str], value: Any) -> str:
     try:
-        return show(value)
-    except Exception as error:
+        return _clean(show(value))
+    except BaseException as error:
         return f"<{type(value).__qualname__} that raises {type(error).__qualname__} when shown>"
+
+
+def _clean(text: str) -> str:
+    """Return a text that can be stored: without lone surrogates, and not longer than anybody will read."""
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}... ({len(text) - LONGEST:,} more characters)"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -158,6 +176,9 @@ def progress(app: Dray, message: Message | None, id: str, state: str | None, met
     report = about(message, name, worker=request.hostname, **facts) if message else Report(state=name, **facts)
     found = record(id, report, rank(message, request.delivery_count) if message else 0)
     return msgspec.structs.replace(found, final=False)
+
+
+_ENDS = {states.REVOKED: TaskRevoked, states.EXPIRED: TaskExpired, states.REJECTED: TaskRejected}
 
 
 class AsyncResult(Generic[T]):
@@ -289,20 +310,22 @@ class AsyncResult(Generic[T]):
         BlockingCallError inside a running event loop, where `await result.aget()` is the way, or inside a task,
         where waiting can take the very slot that the other task needs (`disable_sync_subtasks=False` insists).
         """
-        self._may_block(disable_sync_subtasks)
         if self.ignored:
             return None  # type: ignore[return-value]
+        if self._final is None:
+            self._may_block(disable_sync_subtasks)
         clock = self.app.clock
         end = None if timeout is None else clock.monotonic() + timeout
-        report = self._report()
-        while report is None or not self._settled():
-            self._still_there()
+        self._report()
+        while self._final is None:
+            self._raise_if_over()
             look = STILL_THERE if end is None else min(STILL_THERE, end - clock.monotonic())
             if look <= 0:
                 raise self._timeout(timeout)
             self.app.backend_for_reading().wait([self.id], look)
-            report = self._report()
-        return self._outcome(report, propagate)
+            self._report()
+        assert self._final is not None
+        return self._outcome(self._final, propagate)
 
     wait = get
 
@@ -312,15 +335,16 @@ class AsyncResult(Generic[T]):
             return None  # type: ignore[return-value]
         try:
             async with asyncio.timeout(timeout):
-                report = await asyncio.to_thread(self._report)
-                while report is None or not self._settled():
-                    await asyncio.to_thread(self._still_there)
+                await asyncio.to_thread(self._report)
+                while self._final is None:
+                    await asyncio.to_thread(self._raise_if_over)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self.app.rounds().next_look(self.id), STILL_THERE)
-                    report = await asyncio.to_thread(self._report)
+                    await asyncio.to_thread(self._report)
         except TimeoutError:
             raise self._timeout(timeout) from None
-        return self._outcome(report, propagate)
+        assert self._final is not None
+        return self._outcome(self._final, propagate)
 
     def __await__(self) -> Any:
         return self.aget().__await__()
@@ -358,12 +382,18 @@ class AsyncResult(Generic[T]):
         report = self._report()
         return report.state if report else states.UNKNOWN
 
-    def _still_there(self) -> None:
-        if self._report() is None and self._whereabouts() == states.UNKNOWN:
+    def _raise_if_over(self) -> None:
+        """Raise when waiting is in vain: nothing is stored, and the broker says that nothing will be."""
+        if self._report() is not None:
+            return
+        state = self._whereabouts()
+        if state == states.UNKNOWN:
             raise UnknownResult(
                 f"no task {self.id!r}: neither the result backend nor the broker knows it. It was never sent, its "
                 "result has expired (result_expires), or it ran with ignore_result"
             )
+        if self._final is None and state in states.FINAL_STATES:
+            raise _ENDS.get(state, TaskFailed)(f"task {self.id}: {state}, and no result was stored")
 
     def _value(self, report: Report) -> Any:
         if report.failure is not None:
@@ -372,8 +402,7 @@ class AsyncResult(Generic[T]):
             if not report.value:
                 return None
             return self._load(report.value, report.content_type, report.content_encoding)
-        kinds = {states.REVOKED: TaskRevoked, states.EXPIRED: TaskExpired, states.REJECTED: TaskRejected}
-        return kinds.get(report.state, TaskFailed)(report.reason or f"{report.task} {self.id}: {report.state}")
+        return _ENDS.get(report.state, TaskFailed)(report.reason or f"{report.task} {self.id}: {report.state}")
 
     def _load(self, data: bytes, content_type: str, content_encoding: str) -> Any:
         returns = self._returns

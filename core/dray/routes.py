@@ -47,7 +47,7 @@ class Routes:
         if self._known is not None and queue not in self._known:
             raise TaskOptionError(
                 f"sending {task}: no queue {queue!r} in task_queues, and task_create_missing_queues is off"
-                f"{nearest(queue, self._known)} Known: {', '.join(sorted(self._known))}."
+                f"{nearest(queue, self._known) or '.'} Known: {', '.join(sorted(self._known))}."
             )
 
 

@@ -100,7 +100,7 @@ class Sender:
             body=body,
             priority=message.priority,
             delay=delay if delay < FOREVER else FOREVER,
-            attempt=message.retries,
+            attempt=message.retries + message.handed_back,
         )
 
     def _send(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:

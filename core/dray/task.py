@@ -67,9 +67,9 @@ class Task(Generic[P, R]):
         self.app = app
         self.bind = bind
         self.function = function
-        self.name = given.pop("name", None) or getattr(type(self), "name", None) or task_name(function)
-        inherited = {word: value for word in TASK_WORDS if _said(value := getattr(type(self), word, None))}
-        self.options: dict[str, Any] = {**inherited, **given}
+        named = type(self) if function is type(self).run else function
+        self.name = given.pop("name", None) or getattr(type(self), "name", None) or task_name(named)
+        self.options: dict[str, Any] = {**_class_options(type(self)), **given}
         check_task_options(self.options, self.name)
         # Read once now, so that a bad retry option is an error at the declaration; the defaults come later.
         read_policy(self.options, default_max=3, default_delay=0, task=self.name)
@@ -212,7 +212,8 @@ class Task(Generic[P, R]):
             _give_up(self.name, error, 0)
         policy = self.resolved.policy
         limit = max_retries if max_retries is not None else policy.max_retries
-        start = eta.timestamp() if eta is not None else self.app.clock.time() + (countdown or 0.0)
+        now = self.app.clock.time()
+        start = instant(eta or countdown or 0.0, now, "countdown", self.name, self.app.zone)
         if not policy.allows(request.retries, limit, request.message.created, start):
             _give_up(self.name, error, request.retries)
         again = Retry(exc=error, countdown=countdown, eta=eta, max_retries=max_retries, args=args, kwargs=kwargs)
@@ -263,7 +264,7 @@ class Task(Generic[P, R]):
     @cached_property
     def parameters(self) -> Parameters:
         """The signature, read once."""
-        return Parameters.of(self.function, bound=self.bind)
+        return Parameters.of(self.function, bound=self.bind, name=self.name)
 
     @property
     def max_retries(self) -> int | None:
@@ -346,8 +347,8 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
         queue=queue,
         priority=priority,
         created=now,
-        eta=None if eta is None else instant(eta, now, "countdown", name),
-        expires=None if expires is None else instant(expires, now, "expires", name),
+        eta=None if eta is None else instant(eta, now, "countdown", name, app.zone),
+        expires=None if expires is None else instant(expires, now, "expires", name, app.zone),
         root_id=root_id,
         parent_id=parent_id,
         ignore_result=(own.ignore_result if own else app.conf.task_ignore_result) if ignore is None else ignore,
@@ -359,7 +360,7 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
 
 
 def task_name(function: Any) -> str:
-    """Return the name a function is registered under: "module.function", as whoever imports it will see it."""
+    """Return the name a function or class is registered under: "module.name", as whoever imports it will see it."""
     module = function.__module__
     if module == "__main__":
         # A script sends what its worker, which imports it by file name, must find.
@@ -379,6 +380,9 @@ def _give_up(name: str, error: BaseException | None, retries: int) -> NoReturn:
     raise MaxRetriesExceeded(f"{name} asked for another retry after {retries}, and gave no exception to raise instead")
 
 
-def _said(value: Any) -> bool:
-    """Return whether a class attribute is an option's value, rather than absent or the property that shows it."""
-    return value is not None and not isinstance(value, property)
+def _class_options(kind: type) -> dict[str, Any]:
+    """Return the options that a base class and its own bases say as class attributes, the nearest one winning."""
+    said: dict[str, Any] = {}
+    for each in reversed(kind.__mro__[: kind.__mro__.index(Task)]):
+        said.update({word: value for word, value in vars(each).items() if word in TASK_WORDS and word != "name"})
+    return said

@@ -21,8 +21,8 @@ from .errors import UrlError
 T = TypeVar("T")
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.S)
-#: Everything between "//" and the last "@" before the path is credentials, whatever it holds.
-_CREDENTIALS = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.\-]*://[^/?#\s:@]*):[^/?#\s]*@")
+#: A password may hold anything, "/" too: all before the last "@" is hidden, rather too much than too little.
+_CREDENTIALS = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.\-]*://[^/?#:@]*):[^\s'\"]*@")
 #: Options whose value is a secret wherever they stand.
 _SECRET_OPTION = re.compile(
     r"(?i)([?&;][^=&\s]*(?:password|passwd|secret|token|access_key|api_key|credential)[^=&\s]*=)[^&\s]*"
@@ -97,7 +97,7 @@ class Url(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.options:
             if name not in known:
                 raise UrlError(
-                    f"{self.scheme}:// has no option {name!r}{nearest(name, known)} "
+                    f"{self.scheme}:// has no option {name!r}{nearest(name, known) or '.'} "
                     f"It knows: {', '.join(sorted(known)) or 'none'}."
                 )
         try:

@@ -218,7 +218,7 @@ class Worker:
     def _receive(self, queues: Sequence[str], limit: int) -> bool:
         """Borrow a batch and hand it on; return whether anything came. Survives any outage of the broker."""
         quiet = not self._jobs
-        wait = WAIT if not self.burst else 0.0 if quiet else 0.005
+        wait = 0.0 if self.burst else WAIT
         asked = self.app.clock.monotonic()
         try:
             consumer = self._consumer
@@ -230,7 +230,10 @@ class Worker:
             self._reconnect(error)
             return True
         if not deliveries:
-            # In burst mode, a look that began while jobs were unsettled proves nothing.
+            if self.burst and not quiet:
+                # A look that began while jobs were unsettled proves nothing. The bell was silenced before it, so
+                # whatever has been settled since ends this wait at once.
+                self._room.wait(WAIT)
             return not quiet
         self.received += len(deliveries)
         # Counted from before the call where it did not have to wait: never later than what the broker counts from.

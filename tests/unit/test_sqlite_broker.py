@@ -204,6 +204,19 @@ def test_the_url_says_what_survives_a_power_cut(path: Path, options: str, level:
     broker.close()
 
 
+def test_a_file_deleted_while_it_is_open_is_noticed_and_made_anew(broker: SqliteBroker, path: Path) -> None:
+    path.unlink()
+    for call in (lambda: broker.publish(envelopes("a")), lambda: received(broker), lambda: broker.find(["a"])):
+        with pytest.raises(BrokerUnavailable, match="was moved or deleted"):
+            call()
+    broker.open()
+    broker.publish(envelopes("b"))
+    other = at(path)
+    other.open()
+    assert received(other) == ["b"]
+    other.close()
+
+
 # URLs and files that cannot be used
 
 
@@ -312,6 +325,21 @@ def test_a_file_that_may_not_be_written_is_refused(mode: int, words: str) -> Non
 
 # Many processes
 
+
+def test_the_first_start_waits_while_another_process_makes_the_file(path: Path) -> None:
+    broker = at(path)
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE other (x)")
+        finish = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+        finish.start()
+        broker.open()
+        finish.join()
+    broker.publish(envelopes("a"))
+    assert received(broker) == ["a"]
+    broker.close()
+
+
 FIRST_START = """
 import sys
 from dray import Envelope, Url
@@ -349,24 +377,30 @@ def test_eight_processes_may_make_the_file_at_the_same_moment(path: Path) -> Non
 FORK = """
 import gc, os, sys
 from dray import Envelope, Url
+from dray_brokers import sqlite_file
 from dray_brokers.sqlite import SqliteBroker
 
 def say(id):
     return [Envelope(id=id, queue="q", body=b"")]
 
+def state(connections):
+    return {id(each): each.total_changes for each in connections}   # raises when one is closed
+
 broker = SqliteBroker(Url.parse(f"sqlite:///{sys.argv[1]}"))
 broker.open()
 broker.publish(say("before"))
+broker.find(["before"])
 for name, deed in {
     "used": lambda: broker.publish(say("child")),
     "closed": lambda: broker.close(),
     "forgotten": lambda: globals().pop("broker") and gc.collect(),
 }.items():
+    parents = state(broker._file._pool.idle + broker._file._pool.writer)
     child = os.fork()
     if child == 0:
         deed()
-        # As at any other end of a process, what is left is taken apart.
-        sys.exit(0)
+        kept = state(sqlite_file._inherited)
+        sys.exit(0 if len(parents) == 2 and kept == parents else f"{name}: {parents} became {kept}")
     assert os.waitpid(child, 0)[1] == 0, name
     broker.publish(say("after-" + name))
 print(sorted(delivery.id for delivery in broker.consumer(["q"], 30).receive(10, 0)))
@@ -406,6 +440,7 @@ def work(run, until_empty=False):
     consumer = broker.consumer(["q"], lease=0.2)
     while not until_empty or broker.queues():
         deliveries = consumer.receive(50, 0.3)
+        time.sleep(0 if until_empty else 0.01)
         os.write(done, "".join(each.id + "\\n" for each in deliveries).encode())
         if len(deliveries) > 10:
             consumer.release(deliveries[:1])

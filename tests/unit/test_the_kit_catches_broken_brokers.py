@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import dray.testing.background
-from dray import Delivery, Envelope, ManualClock, PublishError, Record, Url
+from dray import Broker, BrokerUnavailable, Delivery, Envelope, ManualClock, PublishError, Record, Url
 from dray.testing import BrokerContract, ResultBackendContract
 from dray_backends import memory as backend_module
 from dray_backends.memory import MemoryBackend
@@ -373,6 +373,35 @@ def test_the_contract_turns_red_for_a_broker_with_this_fault(
     monkeypatch.setattr(dray.testing.background, "HANGS", 0.1)
     with pytest.raises(RED):
         judge_broker(test, *arguments)
+
+
+class FrailBroker(SmallBroker):
+    """A broker whose connection can be cut, and does or does not come back with `open()`."""
+
+    heals = True
+    is_cut = False
+
+    def open(self) -> None:
+        self.is_cut = self.is_cut and not self.heals
+
+    def publish(self, envelopes: Sequence[Envelope]) -> None:
+        if self.is_cut:
+            raise BrokerUnavailable("cut")
+        super().publish(envelopes)
+
+
+class CuttingKit(Kit):
+    def cut(self, broker: Broker) -> None:
+        broker.is_cut = True  # type: ignore[attr-defined]
+
+
+def test_a_connection_that_was_cut_must_heal_when_opened_again() -> None:
+    CuttingKit().test_after_the_connection_was_cut_open_heals_it(FrailBroker(Url.parse("memory://")))
+
+    frail = FrailBroker(Url.parse("memory://"))
+    frail.heals = False
+    with pytest.raises(BrokerUnavailable):
+        CuttingKit().test_after_the_connection_was_cut_open_heals_it(frail)
 
 
 # Result backends

@@ -100,7 +100,8 @@ class Enqueued:
 
     def _fits(self, message: Message, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> bool:
         wanted = message.but(
-            args=message.args if args is None else tuple(args), kwargs=message.kwargs if kwargs is None else dict(kwargs)
+            args=message.args if args is None else tuple(args),
+            kwargs=message.kwargs if kwargs is None else dict(kwargs),
         )
         if (message.args, message.kwargs) == (wanted.args, wanted.kwargs):
             return True

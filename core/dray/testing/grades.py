@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-import msgspec
 import pytest
-
-from ..capabilities import Capabilities, resolve
 
 #: How a skip says that a capability is missing; the rest of the reason names it.
 NEEDS = "needs capability: "
@@ -28,7 +25,8 @@ class Card:
     sections: dict[str, Counter[str]] = field(default_factory=dict)
     #: How many tests were skipped for each reason.
     skipped: Counter[str] = field(default_factory=Counter)
-    capabilities: Capabilities | None = None
+    #: What the adapter declares, as JSON. Read only when the card is printed, so that other runs import nothing for it.
+    capabilities: str = ""
 
     def count(self, section: str, outcome: str) -> None:
         self.sections.setdefault(section, Counter())[outcome] += 1
@@ -59,7 +57,7 @@ class Grades:
         if report.skipped and isinstance(report.longrepr, tuple):
             card.skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
         if "dray_capabilities" in known:
-            card.capabilities = msgspec.json.decode(str(known["dray_capabilities"]), type=Capabilities)
+            card.capabilities = str(known["dray_capabilities"])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for name, card in self.cards.items():
@@ -79,13 +77,10 @@ def lines(card: Card) -> list[str]:
     written = [f"{'FAILED: ' if failed else ''}{passed} passed, {failed} failed, {skipped} skipped"]
     written += ["", *(_mark(section, counts) for section, counts in card.sections.items())]
     if card.skipped:
-        written += ["", "not tested, because the adapter does not claim it:"]
-        written += [f"  {reason.removeprefix(NEEDS)} ({n})" for reason, n in sorted(card.skipped.items())]
-    if card.capabilities is not None:
-        written += ["", "what dray makes of its capabilities:"]
-        for how in ("native", "emulated", "refused"):
-            features = [support.feature for support in resolve(card.capabilities) if support.how == how]
-            written += _wrapped(f"  {how:<9}", features)
+        written += ["", "not tested:"]
+        written += [f"  {reason.replace(NEEDS, 'needs ')} ({n})" for reason, n in sorted(card.skipped.items())]
+    if card.capabilities:
+        written += ["", "what dray makes of its capabilities:", *_supports(card.capabilities)]
     return written
 
 
@@ -98,6 +93,18 @@ def _mark(section: str, counts: Counter[str]) -> str:
     else:
         mark = "ok, in part" if counts["skipped"] else "ok"
     return f"  {mark:<12} {section:<20} {counts['passed']}/{claimed}"
+
+
+def _supports(declared: str) -> list[str]:
+    import msgspec
+
+    from ..capabilities import Capabilities, resolve
+
+    supports = resolve(msgspec.json.decode(declared, type=Capabilities))
+    rows = []
+    for how in ("native", "emulated", "refused"):
+        rows += _wrapped(f"  {how:<9}", [support.feature for support in supports if support.how == how])
+    return rows
 
 
 def _wrapped(head: str, words: list[str], width: int = 100) -> list[str]:

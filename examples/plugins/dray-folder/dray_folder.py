@@ -1,9 +1,9 @@
 """A broker in a folder: `Dray("shop", broker="folder:///var/spool/shop")`. One file per message, moved by renames:
 
-    queue-<name>/live/<9 - priority>-<time>-<serial>.<delivery count>.<token>    sorted: what comes out first
+    queue-<name>/live/<9 - priority>-<time>-<serial>.<delivery count>.<token>    in order of coming out
 
-Its mtime says when a file may come out: when its delay, or its loan, is over. To lend it is to give it a name with a new
-token, and whoever knows only the old name finds nothing to settle. That is all the locking there is.
+A file's mtime is the time at which it may come out: when its delay, or its loan, is over. To lend it is to rename it
+to a new token, and whoever knows only the old name finds nothing to settle. That is all the locking there is.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class FolderBroker(Broker):
     def publish(self, envelopes):
         for each in envelopes:
             draft = self.folder(each.queue, "drafts") / secrets.token_hex(8)
-            draft.write_bytes(
-                encode({name: getattr(each, name) for name in ("id", "queue", "body", "priority", "attempt")})
-            )
+            draft.write_bytes(encode({k: getattr(each, k) for k in ("id", "queue", "body", "priority", "attempt")}))
             self.put(draft, each, 0, each.delay)
 
 
@@ -97,12 +95,11 @@ class FolderConsumer(Consumer):
 
     @translated()
     def settle(self, deliveries, act):
-        over = []
+        over = list(deliveries)
         for each in deliveries:
-            try:
+            with suppress(FileNotFoundError):  # the loan was over: the file has another name, or is gone
                 act(each)
-            except FileNotFoundError:  # the loan was over: the file has another name, or is gone
-                over.append(each)
+                over.remove(each)
         return over
 
     def ack(self, deliveries):
@@ -115,8 +112,7 @@ class FolderConsumer(Consumer):
         return self.settle(deliveries, lambda d: d.receipt.rename(self.broker.folder(d.queue, "dead") / d.receipt.name))
 
     def extend(self, deliveries, seconds):
-        end = self.broker.clock.time() + seconds
-        return self.settle(deliveries, lambda each: os.utime(each.receipt, (end, end)))
+        return self.settle(deliveries, lambda d: os.utime(d.receipt, (self.broker.clock.time() + seconds,) * 2))
 
     @translated()
     def close(self):

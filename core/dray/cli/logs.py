@@ -1,0 +1,156 @@
+"""What the log looks like on a terminal, in a file and as JSON lines. Only the command line configures logging.
+
+A worker's log goes to stderr, and so does its banner: one stream, in one order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import click
+
+from ..urls import mask
+
+#: What a record has anyway; everything else was given as `extra=`.
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+#: How the lines of a task look on a terminal, by `action`: a sign and a colour.
+_ACTIONS = {
+    "began": ("·", "bright_black"),
+    "succeeded": ("✓", "green"),
+    "done": ("✓", "green"),
+    "retried": ("↻", "yellow"),
+    "again": ("↻", "yellow"),
+    "failed": ("✗", "red"),
+    "rejected": ("✗", "red"),
+}
+_LEVELS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red", "DEBUG": "bright_black"}
+
+
+@contextmanager
+def as_warnings() -> Iterator[None]:
+    """Show what dray warns of while a command runs as `warning: ...`, unless the app has set up logging itself."""
+    logger = logging.getLogger("dray")
+    if any(isinstance(handler, _Warnings) for handler in logger.handlers):
+        yield
+        return
+    handler = _Warnings()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextmanager
+def as_log(level: str | None, as_json: bool) -> Iterator[bool]:
+    """Log everything at `level` (None: INFO) and above to stderr; yield whether that was done.
+
+    An app that has set up logging itself is left alone, unless a level or JSON is asked for. Afterwards all is
+    as it was.
+    """
+    root = logging.getLogger()
+    if root.handlers and level is None and not as_json:
+        logging.getLogger("dray").setLevel(logging.INFO)
+        yield False
+        return
+    before, before_level = root.handlers[:], root.level
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if as_json else _Lines(sys.stderr))
+    root.handlers[:] = [handler]
+    root.setLevel((level or "info").upper())
+    try:
+        yield True
+    finally:
+        root.handlers[:] = before
+        root.setLevel(before_level)
+
+
+def say(text: str, *args: Any, action: str) -> None:
+    """Log a line about the worker itself, whatever the level is."""
+    logger = logging.getLogger("dray.worker")
+    extra = {"action": action}
+    logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, text, args, None, extra=extra))
+
+
+def colourful(stream: TextIO) -> bool:
+    """Return whether colours can be seen on `stream`, and are wanted: https://no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class _Warnings(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            lead = click.style("warning:", fg="yellow", bold=True)
+            click.echo(f"{lead} {mask(record.getMessage())}", err=True, color=colourful(sys.stderr) or False)
+
+
+class _Lines(logging.Formatter):
+    """One line for people: with signs and colours on a terminal, with date and logger in a file."""
+
+    default_msec_format = "%s.%03d"
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._on_terminal = stream.isatty()
+        self._colours = colourful(stream)
+        self._signs = self._on_terminal and "utf" in (stream.encoding or "").lower()
+        self._format_time = "%H:%M:%S" if self._on_terminal else "%Y-%m-%d %H:%M:%S"
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self._style(self.formatException(record.exc_info), 'bright_black')}"
+        if "://" in text and record.name.startswith("dray"):
+            text = mask(text)
+        when = f"{self.formatTime(record, self._format_time)}.{int(record.msecs):03d}"
+        if not self._on_terminal:
+            return f"{when} {record.levelname:<7} {record.name}: {text}"
+        sign, colour = _ACTIONS.get(getattr(record, "action", ""), (" ", None))
+        if record.levelname in _LEVELS and sign == " ":
+            text = f"{self._style(record.levelname.lower(), _LEVELS[record.levelname])} {text}"
+        if not record.name.startswith("dray"):
+            text = f"{record.name}: {text}"
+        lead = f"{sign} " if self._signs else ""
+        return f"{self._style(when, 'bright_black')} {self._style(lead, colour)}{self._coloured(text, record, colour)}"
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"    {line}" for line in super().formatException(ei).splitlines())
+
+    def _coloured(self, text: str, record: logging.LogRecord, colour: str | None) -> str:
+        action = getattr(record, "action", "")
+        if not self._colours or colour is None or f" {action} " not in f" {text} ":
+            return text
+        if action == "began":
+            return self._style(text, colour)
+        return text.replace(f" {action} ", f" {self._style(action, colour)} ", 1)
+
+    def _style(self, text: str, colour: str | None) -> str:
+        return click.style(text, fg=colour) if self._colours and colour and text else text
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line, for machines. What is given as `extra=` stands beside the rest."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC)
+        text = record.getMessage()
+        line: dict[str, Any] = {
+            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": mask(text) if record.name.startswith("dray") else text,
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)

@@ -1,0 +1,319 @@
+"""Faults on demand: a broker or result backend that fails when a test says so, and a ledger of what has really run.
+
+    broker = FlakyBroker.between(app)         # before the app first connects
+    with app.worker():
+        broker.sleep()                        # from now on BrokerUnavailable
+        ...
+        broker.wake()
+
+    ledger = ExecutionLedger("runs.txt")      # in the task: ledger.record(self.request.id)
+    assert not ledger.missing(sent)           # in the test, after the worker was killed
+
+What has to happen in other threads and processes is waited for with `wait_until`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from ..backend import Record, ResultBackend
+from ..broker import Broker, Consumer
+from ..clock import SYSTEM_CLOCK
+from ..errors import BackendUnavailable, BrokerUnavailable
+from ..hookspecs import PLUGIN_API, Register, hookimpl
+from ..message import Delivery, Envelope, Waiting
+from ..urls import Url
+
+if TYPE_CHECKING:
+    from ..app import Dray
+
+T = TypeVar("T")
+
+
+class Call(NamedTuple):
+    """One call that reached the wrapper, as `Faults.history` keeps it."""
+
+    verb: str
+    #: Ids of the envelopes, deliveries or records it was about.
+    ids: tuple[str, ...]
+
+
+class Faults:
+    """What a flaky broker and a flaky backend have in common: when to fail, and what was called. Thread-safe."""
+
+    unavailable: type[Exception]
+
+    def __init__(self) -> None:
+        #: How often each verb was called, failed calls included.
+        self.calls: Counter[str] = Counter()
+        #: Calls of all verbs that took effect, in order.
+        self.history: list[Call] = []
+        self._asleep = threading.Event()
+        self._lock = threading.Lock()
+        self._before: dict[str, deque[BaseException]] = {}
+        self._after: dict[str, deque[BaseException]] = {}
+        self._observers: list[Callable[[str, str], object]] = []
+
+    def sleep(self) -> None:
+        """Be away: every call from now on raises Unavailable without taking effect."""
+        self._asleep.set()
+
+    def wake(self) -> None:
+        """Be there again."""
+        self._asleep.clear()
+
+    def fail(self, verb: str, error: BaseException | None = None, times: int = 1) -> None:
+        """Have the next `times` calls of `verb` raise `error` (Unavailable when None), without taking effect."""
+        self._plan(self._before, verb, error or self.unavailable(f"{verb} failed on purpose"), times)
+
+    def lose_reply_of(self, verb: str, times: int = 1) -> None:
+        """Have the next `times` calls of `verb` take effect, and then raise Unavailable as if the reply was lost."""
+        self._plan(self._after, verb, self.unavailable(f"the reply of {verb} was lost on purpose"), times)
+
+    def observe(self, observer: Callable[[str, str], object]) -> None:
+        """Call `observer(verb, "before")` and `observer(verb, "after")` around each call, in the caller's thread.
+
+        It may block, raise, or end the process: what then happens is what the test wants to know.
+        """
+        self._observers.append(observer)
+
+    def _plan(self, plans: dict[str, deque[BaseException]], verb: str, error: BaseException, times: int) -> None:
+        with self._lock:
+            plans.setdefault(verb, deque()).extend([error] * times)
+
+    def _planned(self, plans: dict[str, deque[BaseException]], verb: str) -> None:
+        with self._lock:
+            plan = plans.get(verb)
+            error = plan.popleft() if plan else None
+        if error is not None:
+            raise error
+
+    def _do(self, verb: str, call: Callable[[], T], ids: Iterable[str] = ()) -> T:
+        with self._lock:
+            self.calls[verb] += 1
+        for observer in self._observers:
+            observer(verb, "before")
+        if self._asleep.is_set():
+            raise self.unavailable(f"{verb}: asleep on purpose")
+        self._planned(self._before, verb)
+        result = call()
+        with self._lock:
+            self.history.append(Call(verb, tuple(ids)))
+        for observer in self._observers:
+            observer(verb, "after")
+        self._planned(self._after, verb)
+        return result
+
+
+class FlakyBroker(Faults, Broker):
+    """A broker around another one, with faults on demand.
+
+    The verbs of its consumers are named like their methods: "receive", "ack", "requeue", "release", "bury", "extend".
+    """
+
+    unavailable = BrokerUnavailable
+
+    def __init__(self, inner: Broker) -> None:
+        Faults.__init__(self)
+        Broker.__init__(self, inner.url)
+        self.inner = inner
+        self.capabilities = inner.capabilities
+
+    @classmethod
+    def between(cls, app: Dray) -> FlakyBroker:
+        """Put one between `app` and the broker that its settings name. Call it before the app connects."""
+        url = Url.parse(app.connections.broker_url)
+        made = cls(app.plugins.find("brokers", url.scheme)(url))
+        app.plugins.register(_Instead("brokers", url, made), name=f"flaky-broker-{url.scheme}")
+        return made
+
+    def open(self) -> None:
+        self.inner.clock = self.clock
+        self._do("open", self.inner.open)
+        self.capabilities = self.inner.capabilities
+
+    def close(self) -> None:
+        # Never fails: a test that ends while the broker sleeps must not leave connections behind.
+        self.inner.close()
+
+    def publish(self, envelopes: Sequence[Envelope]) -> None:
+        self._do("publish", lambda: self.inner.publish(envelopes), _ids(envelopes))
+
+    def consumer(self, queues: Sequence[str], lease: float) -> Consumer:
+        return _FlakyConsumer(self, self._do("consumer", lambda: self.inner.consumer(queues, lease)))
+
+    def cancel(self, ids: Sequence[str], ttl: float) -> None:
+        self._do("cancel", lambda: self.inner.cancel(ids, ttl), ids)
+
+    def cancelled(self, ids: Sequence[str]) -> set[str]:
+        return self._do("cancelled", lambda: self.inner.cancelled(ids), ids)
+
+    def find(self, ids: Sequence[str]) -> Mapping[str, str]:
+        return self._do("find", lambda: self.inner.find(ids), ids)
+
+    def queues(self) -> Sequence[str]:
+        return self._do("queues", self.inner.queues)
+
+    def sizes(self, queues: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+        return self._do("sizes", lambda: self.inner.sizes(queues))
+
+    def peek(self, queue: str, limit: int) -> Sequence[Waiting]:
+        return self._do("peek", lambda: self.inner.peek(queue, limit))
+
+    def purge(self, queue: str) -> int:
+        return self._do("purge", lambda: self.inner.purge(queue))
+
+    def dead(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> Sequence[Waiting]:
+        return self._do("dead", lambda: self.inner.dead(queue, limit, ids))
+
+    def replay(self, queue: str, ids: Sequence[str] | None = None) -> int:
+        return self._do("replay", lambda: self.inner.replay(queue, ids))
+
+    def discard(self, queue: str, ids: Sequence[str] | None = None) -> int:
+        return self._do("discard", lambda: self.inner.discard(queue, ids))
+
+
+class _FlakyConsumer(Consumer):
+    def __init__(self, faults: FlakyBroker, inner: Consumer) -> None:
+        self._do = faults._do
+        self._inner = inner
+
+    def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
+        return self._do("receive", lambda: self._inner.receive(limit, wait, queues))
+
+    def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        return self._do("ack", lambda: self._inner.ack(deliveries), _ids(deliveries))
+
+    def requeue(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> Sequence[Delivery]:
+        return self._do("requeue", lambda: self._inner.requeue(deliveries, delay), _ids(deliveries))
+
+    def release(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        return self._do("release", lambda: self._inner.release(deliveries), _ids(deliveries))
+
+    def bury(self, deliveries: Sequence[Delivery], reason: str) -> Sequence[Delivery]:
+        return self._do("bury", lambda: self._inner.bury(deliveries, reason), _ids(deliveries))
+
+    def extend(self, deliveries: Sequence[Delivery], seconds: float) -> Sequence[Delivery]:
+        return self._do("extend", lambda: self._inner.extend(deliveries, seconds), _ids(deliveries))
+
+    def close(self) -> None:
+        self._do("close", self._inner.close)
+
+
+class FlakyBackend(Faults, ResultBackend):
+    """A result backend around another one, with faults on demand."""
+
+    unavailable = BackendUnavailable
+
+    def __init__(self, inner: ResultBackend) -> None:
+        Faults.__init__(self)
+        ResultBackend.__init__(self, inner.url)
+        self.inner = inner
+        self.durable, self.shared = inner.durable, inner.shared
+
+    @classmethod
+    def between(cls, app: Dray) -> FlakyBackend:
+        """Put one between `app` and the result backend that its settings name. Call it before the app connects."""
+        text = app.connections.backend_url
+        if text is None:
+            raise ValueError(f"{app} keeps no results: set result_backend")
+        url = Url.parse(text)
+        made = cls(app.plugins.find("backends", url.scheme)(url))
+        app.plugins.register(_Instead("backends", url, made), name=f"flaky-backend-{url.scheme}")
+        return made
+
+    def open(self) -> None:
+        self.inner.clock = self.clock
+        self._do("open", self.inner.open)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def store(self, records: Sequence[Record], ttl: float | None) -> None:
+        self._do("store", lambda: self.inner.store(records, ttl), _ids(records))
+
+    def fetch(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        return self._do("fetch", lambda: self.inner.fetch(ids), ids)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self._do("forget", lambda: self.inner.forget(ids), ids)
+
+    def wait(self, ids: Sequence[str], timeout: float) -> Mapping[str, Record]:
+        return self._do("wait", lambda: self.inner.wait(ids, timeout), ids)
+
+    def purge(self) -> int:
+        return self._do("purge", self.inner.purge)
+
+
+class _Instead:
+    """A plugin that answers for one scheme with an object that is there already."""
+
+    dray_api = PLUGIN_API
+
+    def __init__(self, kind: str, url: Url, made: Broker | ResultBackend) -> None:
+        self._kind, self._scheme, self._made = kind, url.scheme, made
+
+    @hookimpl
+    def register_brokers(self, register: Register) -> None:
+        if self._kind == "brokers":
+            register(self._scheme, self._give)
+
+    @hookimpl
+    def register_backends(self, register: Register) -> None:
+        if self._kind == "backends":
+            register(self._scheme, self._give)
+
+    def _give(self, url: Url) -> Broker | ResultBackend:
+        return self._made
+
+
+class ExecutionLedger:
+    """A file in which every run of a task leaves one line, whatever happens to the process a moment later.
+
+    Safe from any thread and process: each line is one `write` to a file opened for appending. It survives the death of
+    the process, not a power cut.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def record(self, id: str) -> None:
+        """Note that `id` runs now."""
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, f"{id}\n".encode())
+        finally:
+            os.close(file)
+
+    def runs(self) -> Counter[str]:
+        """Return how often each id has run."""
+        try:
+            return Counter(self.path.read_text().split())
+        except FileNotFoundError:
+            return Counter()
+
+    def missing(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` that have never run."""
+        return set(ids) - self.runs().keys()
+
+    def repeated(self) -> dict[str, int]:
+        """Return the ids that have run more than once, and how often."""
+        return {id: times for id, times in self.runs().items() if times > 1}
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 15.0, look: float = 0.005) -> None:
+    """Return as soon as `condition()` is true; raise AssertionError when it is not within `timeout` real seconds."""
+    end, never = SYSTEM_CLOCK.monotonic() + timeout, threading.Event()
+    while not condition():
+        if SYSTEM_CLOCK.monotonic() > end:
+            raise AssertionError(f"it did not come true within {timeout:g} s")
+        never.wait(look)
+
+
+def _ids(items: Iterable[Any]) -> list[str]:
+    return [item.id for item in items]
