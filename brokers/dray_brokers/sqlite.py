@@ -338,6 +338,8 @@ class SqliteConsumer(Consumer):
             next_due, now = _look(db, queues), self._clock.time()
             if next_due <= now and limit > 0:
                 with transaction(db):
+                    # The lock may have been long in coming; the lease begins when it is had.
+                    now = self._clock.time()
                     for queue in queues:
                         taken += self._take_from(db, queue, limit - len(taken), now)
         if taken:

@@ -33,7 +33,8 @@ from .message import Message
 from .middleware import Middleware
 from .options import check_send_options
 from .plugins import Plugins
-from .result import AsyncResult, Rounds, record
+from .report import record
+from .result import AsyncResult, Rounds
 from .routes import Route, Routes
 from .sender import Sender
 from .settings import Settings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .broker import Consumer
 from .errors import BrokerError, BrokerUnavailable
-from .execution import Job
+from .job import Job
 
 if TYPE_CHECKING:
     from .app import Dray

@@ -19,7 +19,7 @@ from .context import current
 from .errors import BrokerUnavailable, NotSupported, SerializationError
 from .message import Envelope, Message
 from .middleware import Middleware
-from .result import about, record
+from .report import about, record
 from .routes import Routes
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from .errors import (
     SerializationError,
     TaskOptionError,
 )
-from .execution import Ended, Job
+from .job import Ended, Job
 from .message import Delivery, Envelope
 from .outcome import Failed, Rejected, Released, Requeued
-from .result import Failure, rank, record
+from .report import Failure, rank, record
 
 if TYPE_CHECKING:
     from .app import Dray

@@ -21,7 +21,8 @@ from .context import DIRECTLY, TRACE_HEADERS, Context, current
 from .errors import MaxRetriesExceeded, Retry, TaskOptionError
 from .message import Message
 from .options import TASK_WORDS, SendOptions, check_send_options, check_task_options, instant
-from .result import AsyncResult, progress
+from .report import progress
+from .result import AsyncResult
 from .retries import RetryPolicy, read_policy, seconds
 
 if TYPE_CHECKING:

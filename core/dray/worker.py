@@ -10,6 +10,7 @@ Between them go only queues; each connection's verbs have one caller each; no lo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -23,11 +24,13 @@ from .broker import Consumer
 from .codec import MAX_METADATA, unpack
 from .credit import Credit
 from .errors import BrokerError, BrokerUnavailable, ConfigurationError, ContentNotAccepted, DecodeError, UnknownPlugin
-from .execution import Ended, Execution, Job
+from .execution import Execution
 from .executors import Executor
+from .job import Ended, Job
 from .leases import Keeper
 from .message import Delivery, Message
 from .outcome import Expired, Outcome, Rejected, Released, Requeued, Revoked
+from .report import Failure
 from .settle import Settler
 from .task import Task
 from .urls import nearest
@@ -108,7 +111,9 @@ class Worker:
         self._failure = None
         self._jobs: dict[Any, Job] = {}
         self._room, self._idle = threading.Event(), threading.Event()
-        self._idle.set()
+        #: Since when (monotonic) the broker is away, and how long to wait before the next try.
+        self._away_since: float | None = None
+        self._pause = FIRST_PAUSE
         self._credit = Credit(
             slots,
             queues,
@@ -116,7 +121,7 @@ class Worker:
             caps=conf.worker_queue_concurrency,
             weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
         )
-        self._consumer: Consumer | None = self.app.broker.consumer(queues, self.lease)
+        self._consumer: Consumer = self.app.broker.consumer(queues, self.lease)
         self._settler = Settler(self.app, lambda: self._consumer, self._settled, self.lease)
         self._execution = Execution(self.app, self.name, self._settler.note)
         self._executors: dict[str, Executor] = {}
@@ -155,11 +160,10 @@ class Worker:
         self._keeper.stop()
         for executor in self._executors.values():
             executor.stop()
-        if self._consumer is not None:
-            try:
-                self._consumer.close()
-            except BrokerError as error:
-                logger.warning("closing the consumer: %s", error)
+        try:
+            self._consumer.close()
+        except BrokerError as error:
+            logger.warning("closing the consumer: %s", error)
         self.app.notify("worker-offline", worker=self.name)
 
     def run(self) -> None:
@@ -177,8 +181,11 @@ class Worker:
 
     def run_until_idle(self) -> int:
         """Work in this process until nothing that is due is left; return how many deliveries were taken. For tests."""
-        before, self.burst = self.received, True
-        self.run()
+        before, burst, self.burst = self.received, self.burst, True
+        try:
+            self.run()
+        finally:
+            self.burst = burst
         return self.received - before
 
     def __enter__(self) -> Worker:
@@ -188,13 +195,9 @@ class Worker:
         self.stop()
 
     async def __aenter__(self) -> Worker:
-        import asyncio  # an app without coroutines never loads it for this
-
         return await asyncio.to_thread(self.start)
 
     async def __aexit__(self, *exc: object) -> None:
-        import asyncio
-
         await asyncio.to_thread(self.stop)
 
     # The source thread
@@ -218,17 +221,20 @@ class Worker:
     def _receive(self, queues: Sequence[str], limit: int) -> bool:
         """Borrow a batch and hand it on; return whether anything came. Survives any outage of the broker."""
         quiet = not self._jobs
-        wait = 0.0 if self.burst else WAIT
-        asked = self.app.clock.monotonic()
+        # Short beside the lease, because the loans are taken to have begun when we asked.
+        wait = 0.0 if self.burst else min(WAIT, self.lease / 8)
         try:
-            consumer = self._consumer
-            if consumer is None:
-                raise BrokerUnavailable("not connected")
+            if self._away_since is not None:
+                self.app.broker.open()
+                self._consumer = self.app.broker.consumer(self.queues, self.lease)
+            asked = self.app.clock.monotonic()
             limit = min(limit, self.app.broker.capabilities.max_receive_batch)
-            deliveries = consumer.receive(limit, wait, queues)
-        except BrokerUnavailable as error:
-            self._reconnect(error)
+            deliveries = self._consumer.receive(limit, wait, queues)
+        except BrokerError as error:
+            # A refusal too (a read-only disk, a right taken away) is something that people repair while we wait.
+            self._wait_for_broker(error)
             return True
+        self._broker_is_there()
         if not deliveries:
             if self.burst and not quiet:
                 # A look that began while jobs were unsettled proves nothing. The bell was silenced before it, so
@@ -236,40 +242,36 @@ class Worker:
                 self._room.wait(WAIT)
             return not quiet
         self.received += len(deliveries)
-        # Counted from before the call where it did not have to wait: never later than what the broker counts from.
-        lease_until = (asked if wait == 0 else self.app.clock.monotonic() - 0.05 * self.lease) + self.lease
-        self._hand_on(deliveries, lease_until)
+        # Counted from before the call: never later than what the broker counts from.
+        self._hand_on(deliveries, asked + self.lease)
         return True
 
-    def _reconnect(self, error: BrokerUnavailable) -> None:
-        """Say once that the broker is away, try again and again, more and more slowly, and say that it is back."""
-        logger.warning("broker away: %s; trying to reconnect", error)
-        self.app.notify("broker-lost", worker=self.name, reason=str(error))
-        since, pause = self.app.clock.monotonic(), FIRST_PAUSE
-        while not self.app.clock.wait(self._stopping, pause * random.uniform(0.5, 1.5)):
-            pause = min(pause * 2, LONGEST_PAUSE)
-            try:
-                self.app.broker.open()
-                self._consumer = self.app.broker.consumer(self.queues, self.lease)
-            except BrokerUnavailable:
-                continue
-            away = self.app.clock.monotonic() - since
+    def _wait_for_broker(self, error: BrokerError) -> None:
+        """Say once that the broker is away; then wait before the next try, longer each time."""
+        if self._away_since is None:
+            self._away_since, self._pause = self.app.clock.monotonic(), FIRST_PAUSE
+            level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR
+            logger.log(level, "broker away: %s; trying to reconnect", error)
+            self.app.notify("broker-lost", worker=self.name, reason=str(error))
+        self.app.clock.wait(self._stopping, self._pause * random.uniform(0.5, 1.5))
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    def _broker_is_there(self) -> None:
+        """Say that the broker is back, if it was away. Only a receive proves it: connecting alone may be lazy."""
+        if self._away_since is not None:
+            away, self._away_since = self.app.clock.monotonic() - self._away_since, None
             logger.info("broker back after %.1fs", away)
             self.app.notify("broker-back", worker=self.name, away=away)
-            return
 
     def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
-        self._idle.clear()
         for delivery in deliveries:
             job, outcome = self._triage(delivery, lease_until)
             self._jobs[delivery.receipt] = job
             self._credit.taken(delivery.queue, job.kind)
             if outcome is not None:
-                self._settler.put(
-                    job, self._execution.unrun(job.message, outcome) if _about_task(outcome) else Ended(outcome)
-                )
+                self._settler.put(job, self._unrun(job, outcome))
             elif not job.task.resolved.acks_late:
                 early.append(job)
             else:
@@ -311,10 +313,23 @@ class Worker:
             return job, Rejected(f"not decoded: {error}")
         return job, None
 
+    def _unrun(self, job: Job, outcome: Outcome) -> Ended:
+        """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""
+        if not isinstance(outcome, Rejected | Revoked | Expired):
+            return Ended(outcome)
+        try:
+            return self._execution.unrun(job.message, outcome)
+        except Exception as error:
+            # A forged or foreign callback: bury the message rather than let it kill one worker after the other.
+            logger.exception("%s[%s]: its callbacks cannot be built", job.message.task, job.message.id)
+            reason = outcome.reason if isinstance(outcome, Rejected | Revoked) else "expired"
+            return Ended(Rejected(f"{reason}; and its callbacks cannot be built: {_told(error)}"))
+
     def _unknown(self, message: Message) -> Outcome:
         """Hand an unknown task back for as long as a deploy may take, then bury it."""
         grace = self.app.conf.task_unknown_grace
-        if self.app.clock.time() < message.created + grace:
+        # Without a grace not even a sender whose clock is ahead makes it circle.
+        if grace and self.app.clock.time() < message.created + grace:
             return Requeued(min(UNKNOWN_PAUSE, grace))
         hint = nearest(message.task, self.app.tasks)
         return Rejected(f"unknown task {message.task!r}: this worker has no task of that name{hint}")
@@ -326,7 +341,7 @@ class Worker:
 
     def _acked(self, jobs: Sequence[Job]) -> list[Job]:
         """Ack jobs of at-most-once tasks before they begin; return those that may begin."""
-        if not jobs or self._consumer is None:
+        if not jobs:
             return []
         try:
             lost = {delivery.receipt for delivery in self._consumer.ack([job.delivery for job in jobs])}
@@ -344,22 +359,41 @@ class Worker:
     def _run_job(self, job: Job) -> Ended:
         if (refused := self._refused(job)) is not None:
             return refused
-        ended = self._execution.run(job)
+        try:
+            ended = self._execution.run(job)
+        except BaseException as error:
+            ended = self._survived(job, error)
         job.ran = self.app.clock.monotonic() - job.began
         return ended
 
     async def _arun_job(self, job: Job) -> Ended:
         if (refused := self._refused(job)) is not None:
             return refused
-        ended = await self._execution.arun(job)
+        try:
+            ended = await self._execution.arun(job)
+        except BaseException as error:
+            ended = self._survived(job, error)
         job.ran = self.app.clock.monotonic() - job.began
         return ended
 
+    def _survived(self, job: Job, error: BaseException) -> Ended:
+        """Say what becomes of a job whose run broke the promise never to raise: it costs one message, not a thread."""
+        if isinstance(error, asyncio.CancelledError) and (job.stopping or job.lost):
+            return Ended(Released())
+        if isinstance(error, asyncio.CancelledError) and job.cancelled:
+            return self._unrun(job, Revoked("revoked while it ran"))
+        logger.error("%s[%s]: what it came to is lost", job.message.task, job.message.id, exc_info=error)
+        return self._unrun(job, Rejected(f"it ran, and what it came to cannot be told: {_told(error)}"))
+
     def _refused(self, job: Job) -> Ended | None:
         """Say once more, in the last moment, whether the job may begin; and note that it has."""
-        now = self.app.clock.monotonic()
+        now, expires = self.app.clock.monotonic(), job.message.expires
         if job.lost or job.stopping:
-            return Ended(Released())
+            return _released(job)
+        if job.cancelled:
+            return self._unrun(job, Revoked())
+        if expires is not None and expires <= self.app.clock.time():
+            return self._unrun(job, Expired())
         if not job.acked and job.lease_until - now < self.lease / 2 and self.app.broker.capabilities.lease:
             # The process was frozen, or the keeper starved: before the job ends, someone else may have it.
             return Ended(Released())
@@ -400,15 +434,18 @@ class Worker:
 
     def _give_back(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._done(job, Ended(Released()))
+            self._done(job, _released(job))
 
-    def _wait_for_running(self, seconds: float) -> None:
-        """Wait until nothing is held any more, the grace is over, or a second request says to hurry."""
+    def _wait_for_running(self, seconds: float, hurrying: bool = False) -> None:
+        """Wait until nothing is held any more, the time is over, or a second request says to hurry."""
         clock = self.app.clock
         end = clock.monotonic() + seconds
-        while not self._hurry.is_set() and (left := end - clock.monotonic()) > 0:
-            if clock.wait(self._idle, min(left, 0.1)):
+        while (hurrying or not self._hurry.is_set()) and (left := end - clock.monotonic()) > 0:
+            # The table has the say, for the event may still be set from before the last jobs came.
+            self._idle.clear()
+            if not self._jobs:
                 return
+            clock.wait(self._idle, min(left, 0.1))
 
     def _abandon_running(self) -> None:
         """Give up what still runs: coroutines are cancelled; threads cannot be, their jobs are just given back."""
@@ -416,19 +453,29 @@ class Worker:
         for job in left:
             job.stopping = True
             self._interrupt(job)
-        stuck = [job for job in left if not job.task.is_async and job.began]
+        stuck = [job for job in left if job.began and job.ran is None]
         if stuck:
             names = ", ".join(f"{job.message.task}[{job.message.id}]" for job in stuck[:5])
             logger.warning("%d task(s) did not end in time and are given back: %s", len(stuck), names)
-        self._give_back([job for job in stuck if not job.acked])
+        self._give_back([job for job in stuck if not job.task.is_async and not job.acked])
+        if any(job.task.is_async for job in stuck):
+            # A cancelled coroutine gets the chance to clean up; what came of it is settled as usual.
+            self._wait_for_running(LAST_WORDS, hurrying=True)
+            self._give_back([job for job in stuck if job.task.is_async and job.ran is None and not job.acked])
 
     def __repr__(self) -> str:
         return f"<Worker {self.name}>"
 
 
-def _about_task(outcome: Outcome) -> bool:
-    """Return whether an outcome reached without running is one to report to whoever asks for the result."""
-    return isinstance(outcome, Rejected | Revoked | Expired)
+def _released(job: Job) -> Ended:
+    # What was acked before it began has left the broker: only sending it again keeps it from being lost.
+    return Ended(Released(), None, (job.message,) if job.acked and not job.began else ())
+
+
+def _told(error: BaseException) -> str:
+    """Return an exception as text, whatever its own methods do."""
+    failure = Failure.of(error)
+    return f"{failure.qualname}: {failure.text}"
 
 
 def default_concurrency() -> int:

@@ -15,7 +15,7 @@ FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
     "ports": "broker backend serializer compressor middleware hookspecs executors",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration ids retries codec arguments",
-    "sending": "options routes context canvas result task connections sender followups execution shared app",
+    "sending": "options routes context canvas report result task connections sender followups job execution shared app",
     "running": "credit settle leases worker",
     "doors": "cli testing __main__",
 }

@@ -257,7 +257,7 @@ def test_the_serializer_of_the_call_wins_over_that_of_the_task(dray_app: Dray, d
     task.delay(1)
     task.apply_async((2,), serializer="json")
     types = {message.args: message.content_type for message in dray_enqueued.all()}
-    assert types == {(1,): "application/msgpack", (2,): "application/json"}
+    assert types == {(1,): "application/x-msgpack", (2,): "application/json"}
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])

@@ -17,7 +17,7 @@ import click
 
 from .. import __version__
 from ..errors import DrayError
-from .command import _Helpful
+from .command import Helpful
 from .exits import INTERRUPTED, stop_for
 from .session import Session
 
@@ -44,7 +44,7 @@ EXAMPLES = (
 )
 
 
-class _Main(_Helpful, click.Group):
+class _Main(Helpful, click.Group):
     """The group `dray`: finds commands, and turns errors into one line and an exit code."""
 
     def make_context(

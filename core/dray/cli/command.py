@@ -5,7 +5,7 @@ The shared options may stand before the command's name (`dray -A shop worker`) o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,24 +26,54 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         session.remember(str(param.name), value)
 
 
-def shared_options() -> list[click.Option]:
+class Option(click.Option):
+    """An option whose help says the default in words, and shows its first spellings only.
+
+    `default_text` is what holds when it is not given; `also` are further spellings, for old hands.
+    """
+
+    def __init__(self, spellings: Sequence[str], *, default_text: str = "", also: Sequence[str] = (), **kwargs: Any):
+        super().__init__([*spellings, *also], **kwargs)
+        self._shown = [spelling for spelling in spellings if spelling.startswith("-")]
+        self._default_text = default_text
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        if self.hidden:
+            return None
+        spec = ", ".join(self._shown) + (f" {self.metavar}" if self.metavar else "")
+        default = f"  [default: {self._default_text}]" if self._default_text else ""
+        return spec, f"{self.help or ''}{default}"
+
+
+def option(*spellings: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Add an `Option` to a command."""
+
+    def add(function: Any) -> Any:
+        # Decorators run from the bottom up, and help lists options from the top down: click turns the list round.
+        function.__dict__.setdefault("__click_params__", []).append(Option(spellings, **attributes))
+        return function
+
+    return add
+
+
+def shared_options() -> list[Option]:
     """Return the options that every command takes; what they say is kept in the session."""
     return [
-        click.Option(
+        Option(
             ["-A", "--app", "place"],
             metavar="MODULE[:APP]",
             help="Where the app is: a module, and its attribute if that is not plain.  [env var: DRAY_APP]",
             expose_value=False,
             callback=_remember,
         ),
-        click.Option(
+        Option(
             ["--url"],
             metavar="URL",
             help="The broker to use, over all settings.  [env var: DRAY_BROKER_URL]",
             expose_value=False,
             callback=_remember,
         ),
-        click.Option(
+        Option(
             ["--workdir"],
             metavar="DIR",
             type=click.Path(exists=True, file_okay=False),
@@ -52,7 +82,7 @@ def shared_options() -> list[click.Option]:
             is_eager=True,
             callback=_remember,
         ),
-        click.Option(
+        Option(
             ["--no-plugin", "no_plugins"],
             metavar="NAME",
             multiple=True,
@@ -77,13 +107,12 @@ class _Context(click.Context):
     formatter_class = _Formatter
 
 
-class _Helpful(click.Command):
+class Helpful(click.Command):
     """The help page: a sentence, examples, options with their defaults, exit codes."""
 
     context_class = _Context
 
-    def __init__(self, *args: Any, examples: Examples = (), codes: Sequence[int] = tuple(MEANINGS), **kwargs: Any):
-        kwargs.setdefault("context_settings", {}).setdefault("show_default", True)
+    def __init__(self, *args: Any, examples: Examples = (), codes: Mapping[int, str] = MEANINGS, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.codes = codes
@@ -100,7 +129,7 @@ class _Helpful(click.Command):
         self.format_options(ctx, formatter)
         if self.codes:
             with formatter.section("Exit codes"):
-                formatter.write_dl([(str(code), MEANINGS[code]) for code in self.codes])
+                formatter.write_dl([(str(code), meaning) for code, meaning in self.codes.items()])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         params = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
@@ -112,7 +141,7 @@ class _Helpful(click.Command):
             formatter.write_dl(_records(ctx, self.shared))
 
 
-class Command(_Helpful):
+class Command(Helpful):
     """A command of dray. What dray logs while it runs goes to stderr as `warning: ...`, unless `own_logs`."""
 
     def __init__(self, *args: Any, own_logs: bool = False, **kwargs: Any) -> None:
@@ -124,7 +153,7 @@ class Command(_Helpful):
             return super().invoke(ctx)
 
 
-class Group(_Helpful, click.Group):
+class Group(Helpful, click.Group):
     """A command with sub-commands of its own."""
 
     command_class = Command

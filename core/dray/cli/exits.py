@@ -7,7 +7,6 @@ import sys
 import click
 
 from ..errors import ArgumentsError, BackendUnavailable, BrokerUnavailable, ConfigurationError, DrayError
-from ..urls import mask
 
 OK = 0
 FAILURE = 1
@@ -17,11 +16,11 @@ INTERRUPTED = 130
 
 #: What the exit codes mean, as every `--help` says it.
 MEANINGS = {
-    OK: "done; for a worker: everything it held was finished or given back",
-    FAILURE: "it failed: a task ended badly, a check did not pass, nothing was found",
-    USAGE: "wrong options, settings or URL, or the app cannot be imported; trying again does not help",
-    UNREACHABLE: "the broker or the result backend cannot be reached; trying again may help",
-    INTERRUPTED: "ended by Ctrl-C (a worker: by the second one; by a second SIGTERM: 143)",
+    OK: "done",
+    FAILURE: "failed, or found nothing",
+    USAGE: "wrong options, settings or URL, or the app cannot be imported: trying again does not help",
+    UNREACHABLE: "the broker or the result backend cannot be reached: trying again may help",
+    INTERRUPTED: "Ctrl-C",
 }
 
 
@@ -29,6 +28,8 @@ class Stop(click.ClickException):
     """Ends the command with `Error: message` on stderr and an exit code."""
 
     def __init__(self, message: str, code: int = FAILURE) -> None:
+        from ..urls import mask  # brings msgspec, which `--help` can do without
+
         super().__init__(mask(message))
         self.exit_code = code
 

@@ -7,7 +7,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
@@ -118,8 +118,13 @@ def _what_is_there(module: ModuleType, wanted: str) -> str:
     public = [
         key for key, value in vars(module).items() if not key.startswith("_") and not isinstance(value, ModuleType)
     ]
-    shown = ", ".join(public[:SHOWN]) + (" ..." if len(public) > SHOWN else "")
-    return f"No app is in it; what is: {shown or 'nothing'}. An app is made with `app = Dray({name.split('.')[0]!r})`."
+    inside = [f"{name}.{info.name}" for info in pkgutil.iter_modules(getattr(module, "__path__", ()))]
+    what = f"modules {_listed(inside)}" if inside else _listed(public) or "nothing"
+    return f"No app is in it; what is: {what}. An app is made with `app = Dray({name.split('.')[0]!r})`."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
 def _kind(value: Any) -> str:
@@ -148,9 +153,8 @@ def _missing(path: str) -> str:
             f"no module {path!r}. In the package {parent!r} are: {', '.join(inside) or 'none'}{nearest(name, inside)}"
         )
     here = sorted(info.name for info in pkgutil.iter_modules([os.getcwd()]))
-    shown = ", ".join(here[:SHOWN]) + (" ..." if len(here) > SHOWN else "")
     return (
-        f"no module {path!r}{nearest(name, here) or '.'} Looked in {os.getcwd()} (modules there: {shown or 'none'}) "
+        f"no module {path!r}{nearest(name, here) or '.'} Looked in {os.getcwd()} (modules there: {_listed(here) or 'none'}) "
         "and in what is installed; --workdir DIR looks elsewhere."
     )
 

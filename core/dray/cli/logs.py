@@ -16,7 +16,6 @@ from typing import Any, TextIO
 
 import click
 
-from ..urls import mask
 
 #: What a record has anyway; everything else was given as `extra=`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -84,12 +83,23 @@ def colourful(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def _masked(text: str, record: logging.LogRecord) -> str:
+    """Return what dray itself says without passwords. What tasks say is theirs."""
+    if "://" not in text or not record.name.startswith("dray"):
+        return text
+    from ..urls import mask  # brings msgspec, which `--help` can do without
+
+    return mask(text)
+
+
 class _Warnings(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
+            from ..urls import mask
+
             lead = click.style("warning:", fg="yellow", bold=True)
             click.echo(f"{lead} {mask(record.getMessage())}", err=True, color=colourful(sys.stderr) or False)
 
@@ -110,8 +120,7 @@ class _Lines(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{self._style(self.formatException(record.exc_info), 'bright_black')}"
-        if "://" in text and record.name.startswith("dray"):
-            text = mask(text)
+        text = _masked(text, record)
         when = f"{self.formatTime(record, self._format_time)}.{int(record.msecs):03d}"
         if not self._on_terminal:
             return f"{when} {record.levelname:<7} {record.name}: {text}"
@@ -143,12 +152,11 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC)
-        text = record.getMessage()
         line: dict[str, Any] = {
             "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": mask(text) if record.name.startswith("dray") else text,
+            "message": _masked(record.getMessage(), record),
         }
         line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
         if record.exc_info:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigurationError
-from ..urls import nearest
 
 if TYPE_CHECKING:
     from ..app import Dray
@@ -109,6 +108,8 @@ class Session:
 
 
 def _check_named(name: str, named: list[PluginInfo], report: list[PluginInfo]) -> None:
+    from ..urls import nearest
+
     installed = sorted({plugin.name for plugin in report if plugin.source == "entry point"})
     if not named:
         raise ConfigurationError(

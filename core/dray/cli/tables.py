@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import click
 
@@ -60,15 +60,16 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right:
         click.echo("  ".join(parts).rstrip())
 
 
-def show_facts(facts: Iterable[tuple[str, Cell]]) -> None:
+def show_facts(facts: Iterable[tuple[str, Cell]], *, indent: str = "", file: TextIO | None = None) -> None:
     """Print names with their values, one below the other; those without a value are left out."""
     told = [(name, cell) for name, value in facts if (cell := _cell(value, lines=True)).text]
     width = max((len(name) for name, _ in told), default=0)
     for name, cell in told:
         first, *more = cell.text.splitlines()
-        click.echo(f"{click.style(f'{name:<{width}}', dim=True)}  {_style(Styled(first, cell.style))}")
+        lead = click.style(f"{name:<{width}}", dim=True)
+        click.echo(f"{indent}{lead}  {_style(Styled(first, cell.style))}", file=file)
         for line in more:
-            click.echo(f"{'':<{width}}  {_style(Styled(line, cell.style))}")
+            click.echo(f"{indent}{'':<{width}}  {_style(Styled(line, cell.style))}", file=file)
 
 
 def show_json(data: Any) -> None:

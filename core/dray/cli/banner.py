@@ -1,0 +1,90 @@
+"""What a worker says when it starts: who it is, where its work comes from, and what it can do."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import __version__
+from ..urls import Url
+from .durations import short
+from .tables import Cell, Styled, show_facts
+
+if TYPE_CHECKING:
+    from ..app import Dray
+    from ..worker import Worker
+
+#: How many tasks are listed.
+SHOWN = 12
+
+
+def show_banner(worker: Worker, *, place: str, own_log: bool) -> None:
+    """Print the banner of a worker that is about to start, on stderr."""
+    app = worker.app
+    title = f"{click.style(f'dray {__version__}', bold=True)}  {worker.name}"
+    click.echo(f"\n {title}\n", err=True)
+    facts: list[tuple[str, Cell]] = [
+        ("app", f"{app.name} ({place})"),
+        ("broker", _broker(app)),
+        ("results", _results(app)),
+        ("queues", _queues(worker)),
+        ("pool", f"{worker.pool}: {worker.concurrency} at once; async: {worker.async_concurrency} at once"),
+        ("tasks", _tasks(app)),
+        ("plugins", _plugins(app)),
+        ("log", "" if own_log else "as the app has set it up; -l or --json take over"),
+    ]
+    show_facts(facts, file=sys.stderr, indent=" ")
+    click.echo(err=True)
+
+
+def _broker(app: Dray) -> str:
+    said = str(Url.parse(app.connections.broker_url))
+    return said if app.conf.broker_url else f"{said} (the built-in default: set DRAY_BROKER_URL or --url)"
+
+
+def _results(app: Dray) -> Cell:
+    url = app.connections.backend_url
+    if url is None:
+        return Styled("not kept: set DRAY_RESULT_BACKEND to keep them", "dim")
+    expires = app.conf.result_expires
+    kept = "for ever" if expires is None else f"for {short(expires)}"
+    return f"{Url.parse(url)}, kept {kept}"
+
+
+def _queues(worker: Worker) -> str:
+    if len(worker.queues) == 1:
+        return worker.queues[0]
+    if worker.app.conf.worker_queue_order == "weighted":
+        weights = worker.app.conf.worker_queue_weights
+        return ", ".join(f"{name} (x{weights.get(name, 1)})" for name in worker.queues)
+    return " > ".join(worker.queues)
+
+
+def _tasks(app: Dray) -> Cell:
+    names = sorted(app.tasks)
+    if not names:
+        return Styled("none: whatever arrives goes to the dead letters. Name their modules with -I", "yellow")
+    lines = []
+    for name in names[:SHOWN]:
+        task = app.tasks[name]
+        queue = task.resolved.queue or app.route(name).queue
+        notes = [
+            *(["async"] if task.is_async else []),
+            *([f"-> {queue}"] if queue != app.conf.task_default_queue else []),
+        ]
+        lines.append(f"{name}  {' '.join(notes)}".rstrip())
+    if len(names) > SHOWN:
+        lines.append(f"and {len(names) - SHOWN} more")
+    return "\n".join(lines)
+
+
+def _plugins(app: Dray) -> Cell:
+    report = [plugin for plugin in app.plugins.report() if plugin.source != "built-in"]
+    broken = [plugin for plugin in report if plugin.state in ("failed", "incompatible")]
+    loaded = ", ".join(plugin.name for plugin in report if plugin.state == "loaded")
+    if broken:
+        lines = [*([loaded] if loaded else []), *(f"{plugin.name} left out: it {plugin.reason}" for plugin in broken)]
+        return Styled("\n".join(lines), "red")
+    return loaded
