@@ -10,8 +10,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from dray import BackendError, BackendUnavailable, Record, ResultBackend, Url
-
-from .sqlite_file import Pace, SqliteFile
+from dray_brokers.sqlite_file import Pace, SqliteFile
 
 #: Version of the tables below, kept in the file.
 VERSION = 1

@@ -1,7 +1,7 @@
 """One SQLite file, safely used by many threads and processes: connections, write transactions, errors, wake-ups.
 
-The SQLite broker and the SQLite result backend each have a copy of this file, because neither package may import the
-other and the engine may not know what SQLite is. A test holds the two copies equal.
+Used by the SQLite broker and, from the other package, by the SQLite result backend
+(docs/decisions/0009-one-connection-file-per-server.md).
 """
 
 from __future__ import annotations

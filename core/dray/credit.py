@@ -96,13 +96,14 @@ class Credit:
             for kind, lane in self._lanes.items()
             if (share := mix.get(kind, 1.0 if not mix else 0.0)) > 0.02
         ]
-        room = min(rooms, default=0) if mix else max(rooms, default=0)
+        # Of a queue that has brought nothing yet, the least that can be wrong: its first batch may be of one kind.
+        room = min(rooms, default=0)
         return min(room, self._caps[queue] - self._held[queue]) if queue in self._caps else room
 
     def _ordered(self) -> list[str]:
         """Return the queues as declared; or drawn by weight, each with a chance to be next in proportion to it."""
         weights = self._weights
-        if not weights:
+        if weights is None:
             return self._queues
         drawn = {queue: random.random() ** (1.0 / max(weights.get(queue, 1), 1)) for queue in self._queues}
         return sorted(self._queues, key=drawn.__getitem__, reverse=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .broker import Consumer
-from .errors import BrokerError, BrokerUnavailable
+from .errors import BrokerUnavailable
 from .job import Job
 
 if TYPE_CHECKING:
@@ -27,21 +27,28 @@ LOOK = 1.0
 
 
 class Keeper:
-    """Keeps the loans of one worker. `jobs` is the worker's table of what it holds, by receipt."""
+    """Keeps the loans of one worker.
+
+    `jobs` is the worker's table of what it holds, by receipt; `settling` are the receipts being settled just now.
+    """
 
     def __init__(
         self,
         app: Dray,
         jobs: Mapping[Any, Job],
-        consumer: Callable[[], Consumer | None],
+        settling: Container[Any],
+        consumer: Callable[[], Consumer],
         interrupt: Callable[[Job], None],
         lease: float,
     ) -> None:
         self._app = app
         self._jobs = jobs
+        self._settling = settling
         self._consumer = consumer
         self._interrupt = interrupt
         self._lease = lease
+        #: Receipts held at the last look. What is held at two looks is worth asking about; most are gone by then.
+        self._seen: set[Any] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dray-keeper", daemon=True)
 
@@ -64,38 +71,39 @@ class Keeper:
                 if now - renewed >= self._lease * RENEW_AFTER - tick / 2:
                     self._renew(now)
                     renewed = now
-                self._look_for_revoked(now)
+                self._look_for_revoked()
             except BrokerUnavailable:
                 # The source thread says so and reconnects; the next tick tries again, the leases have slack for that.
                 continue
-            except BrokerError:
+            except Exception:
+                # Not even a bug in an adapter may end this thread: every loan would run out, and nobody would say so.
                 logger.exception("renewing leases failed; trying again")
 
     def _renew(self, now: float) -> None:
-        consumer = self._consumer()
         held = [job for job in self._held() if not job.acked and not job.lost]
-        if consumer is None or not held or not self._app.broker.capabilities.lease:
+        if not held or not self._app.broker.capabilities.lease:
             return
-        lost = {delivery.receipt for delivery in consumer.extend([job.delivery for job in held], self._lease)}
+        lost = {delivery.receipt for delivery in self._consumer().extend([job.delivery for job in held], self._lease)}
         for job in held:
-            if job.delivery.receipt not in lost:
+            receipt = job.delivery.receipt
+            if receipt not in lost:
                 # Counted from before the call: never later than what the broker counts from.
                 job.lease_until = now + self._lease
-            elif job.delivery.receipt in self._jobs:
+            elif receipt not in self._settling and receipt in self._jobs:
+                # In this order: what is no longer being settled has left the table before.
                 job.lost = True
                 logger.warning(
                     "%s[%s]: the lease was lost, the task is running elsewhere", job.message.task, job.message.id
                 )
                 self._interrupt(job)
 
-    def _look_for_revoked(self, now: float) -> None:
+    def _look_for_revoked(self) -> None:
         if not self._app.broker.capabilities.cancel:
             return
         running = {
-            job.message.id: job
-            for job in self._held()
-            if job.began and not job.cancelled and now - job.began >= LOOK / 2
+            job.message.id: job for job in self._held() if not job.cancelled and job.delivery.receipt in self._seen
         }
+        self._seen = set(dict(self._jobs))
         if not running:
             return
         for id in self._app.broker.cancelled(list(running)):

@@ -44,6 +44,12 @@ class Requeued(msgspec.Struct, frozen=True):
     delay: float
 
 
+class HandedBack(msgspec.Struct, frozen=True):
+    """Not for this worker, perhaps for a newer one: sent again, to come out after `delay` seconds, and counted anew."""
+
+    delay: float
+
+
 class Released(msgspec.Struct, frozen=True):
     """Not started, and given back at once and uncharged: shutdown, or a worker that woke up too late."""
 
@@ -66,4 +72,4 @@ class Lost(msgspec.Struct, frozen=True):
     """The lease ran out while it ran: someone else has the message now. Nothing may be written for it."""
 
 
-Outcome = Done | Again | Failed | Rejected | Requeued | Released | Ignored | Revoked | Expired | Lost
+Outcome = Done | Again | Failed | Rejected | Requeued | HandedBack | Released | Ignored | Revoked | Expired | Lost

@@ -13,8 +13,11 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from . import states
 from .backend import Record
 from .broker import Consumer
 from .errors import (
@@ -30,7 +33,7 @@ from .errors import (
 from .job import Ended, Job
 from .message import Delivery, Envelope
 from .outcome import Failed, Rejected, Released, Requeued
-from .report import Failure, rank, record
+from .report import Failure, Report, rank, record
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -41,19 +44,49 @@ logger = logging.getLogger("dray.worker")
 BATCH, GATHER = 512, 0.001
 #: Seconds between two tries while the broker or the backend is away: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-BROKER, BACKEND = "broker", "result backend"
+#: Most outcomes that wait for the backend without taking the place of other work.
+MOST_WAITING = 10_000
 
 
 class _Entry:
     """One outcome on its way, and how far it has come."""
 
-    __slots__ = ("ended", "job", "published", "stored")
+    __slots__ = ("ended", "job", "parked", "published", "stored", "tried")
 
     def __init__(self, job: Job, ended: Ended) -> None:
         self.job = job
         self.ended = ended
         self.published = not ended.followups
         self.stored = ended.report is None
+        #: True once the broker was told, though perhaps its answer never came.
+        self.tried = False
+        #: True once it has made room for other work while it waits for the backend.
+        self.parked = False
+
+
+class _Outage:
+    """Whether one of the two places to write to is away, and for how long not to try it again."""
+
+    def __init__(self, what: str, event: str, app: Dray) -> None:
+        self.away = False
+        self.pause = FIRST_PAUSE
+        #: On the monotonic clock.
+        self.next_try = 0.0
+        self._what, self._event, self._app = what, event, app
+
+    def lost(self, error: Exception) -> None:
+        self.pause = min(self.pause * 2, LONGEST_PAUSE)
+        self.next_try = self._app.clock.monotonic() + self.pause
+        if not self.away:
+            self.away = True
+            logger.warning("%s away while settling: %s; keeping the outcomes and trying again", self._what, error)
+            self._app.notify(f"{self._event}-lost", reason=str(error))
+
+    def found(self) -> None:
+        if self.away:
+            self.away, self.pause = False, FIRST_PAUSE
+            logger.info("%s back: the outcomes are settled", self._what)
+            self._app.notify(f"{self._event}-back")
 
 
 class Settler:
@@ -62,20 +95,22 @@ class Settler:
     def __init__(
         self,
         app: Dray,
-        consumer: Callable[[], Consumer | None],
+        consumer: Callable[[], Consumer],
         settled: Callable[[list[Job]], None],
+        parked: Callable[[list[Job]], None],
         lease: float,
     ) -> None:
         self._app = app
         self._consumer = consumer
         self._settled = settled
+        self._parked = parked
         self._lease = lease
         self._queue: SimpleQueue[_Entry | Record | None] = SimpleQueue()
-        self._closing = threading.Event()
-        #: What is away at the moment, and when (monotonic) the backend is worth another try.
-        self._outage: str | None = None
-        self._next_try = 0.0
-        self._pause = FIRST_PAUSE
+        self._closing, self._given_up = threading.Event(), threading.Event()
+        self._broker = _Outage("broker", "broker", app)
+        self._backend = _Outage("result backend", "backend", app)
+        #: Receipts of the deliveries that the broker is being told about: that it no longer lends them is no loss.
+        self.settling: set[Any] = set()
         self._thread = threading.Thread(target=self._run, name="dray-settler", daemon=True)
         #: Outcomes thrown away because the loan was over before they were settled.
         self.stale = 0
@@ -97,6 +132,8 @@ class Settler:
         self._closing.set()
         self._queue.put(None)
         self._thread.join(patience)
+        # Nothing may be written once the worker has said that it has stopped.
+        self._given_up.set()
         return not self._thread.is_alive()
 
     # The thread
@@ -104,7 +141,7 @@ class Settler:
     def _run(self) -> None:
         entries: list[_Entry] = []
         notes: list[Record] = []
-        while True:
+        while not self._given_up.is_set():
             self._gather(entries, notes)
             if not entries and not notes:
                 if self._closing.is_set():
@@ -113,12 +150,9 @@ class Settler:
             try:
                 entries = self._round(entries, notes)
             except BrokerUnavailable as error:
-                self._lost(BROKER, error)
+                self._broker.lost(error)
             except Exception:
-                # A bug in an adapter or here: the deliveries stay lent and come back when their leases run out.
-                logger.exception("settling %d outcome(s) failed; they will be delivered again", len(entries))
-                self._settled([entry.job for entry in entries])
-                entries, notes = [], []
+                entries = self._one_by_one(entries, notes)
 
     def _gather(self, entries: list[_Entry], notes: list[Record]) -> None:
         """Add what is in the queue to what is left over from before, waiting while there is nothing to do.
@@ -126,7 +160,10 @@ class Settler:
         What is left over waits for the broker or the backend: then this returns when the pause is over.
         """
         room = BATCH
-        wait = self._pause * random.uniform(0.8, 1.2) if entries or notes else None
+        wait = None
+        if entries or notes:
+            pauses = [outage.pause for outage in (self._broker, self._backend) if outage.away]
+            wait = min(pauses, default=FIRST_PAUSE) * random.uniform(0.8, 1.2)
         while room:
             try:
                 item = self._queue.get(True, wait)
@@ -148,25 +185,62 @@ class Settler:
         self._publish(ours)
         waiting = self._store(ours, notes)
         self._finish([entry for entry in ours if entry.stored])
-        if not waiting:
-            self._found()
         return waiting
+
+    def _one_by_one(self, entries: list[_Entry], notes: list[Record]) -> list[_Entry]:
+        """Settle each outcome by itself after a round has failed, so that a bad one does not take the others along.
+
+        Return those that have to wait. When the broker refuses one and all, it is not the outcome that is bad: then
+        they wait as in an outage.
+        """
+        waiting: list[_Entry] = []
+        refused: list[tuple[_Entry, Exception]] = []
+        for entry in entries:
+            try:
+                waiting += self._round([entry], [])
+            except BrokerUnavailable as error:
+                self._broker.lost(error)
+                waiting.append(entry)
+            except Exception as error:
+                refused.append((entry, error))
+        if len(refused) == len(entries) and all(isinstance(error, BrokerError) for _, error in refused):
+            self._broker.lost(refused[0][1])
+            return [entry for entry, _ in refused]
+        for entry, reason in refused:
+            self._give_up(entry, reason)
+        try:
+            self._store([], notes)
+        except Exception:
+            logger.exception("%d state(s) cannot be stored and are dropped", len(notes))
+            notes.clear()
+        return waiting
+
+    def _give_up(self, entry: _Entry, error: Exception) -> None:
+        """Let go of an outcome that cannot be written: the message comes back, or is buried if it came too often."""
+        job = entry.job
+        what = f"what it came to cannot be written: {type(error).__name__}: {error}"
+        logger.error("%s[%s]: %s", job.message.task, job.message.id, what, exc_info=error)
+        if job.delivery.delivery_count >= job.task.resolved.max_deliveries:
+            try:
+                self._finish([_Entry(job, Ended(Rejected(what)))])
+            except Exception:
+                logger.exception("%s[%s] cannot be buried either", job.message.task, job.message.id)
+        self._settled([job])
 
     def _ours(self, entries: list[_Entry]) -> list[_Entry]:
         """Drop the outcomes of lost loans: whoever has the message now writes its result."""
         now = self._app.clock.monotonic()
         doubtful = [e.job for e in entries if not e.job.acked and not e.job.lost and e.job.lease_until <= now]
-        consumer = self._consumer()
-        if doubtful and consumer is not None:
-            lost = {d.receipt for d in consumer.extend([job.delivery for job in doubtful], self._lease)}
+        if doubtful and self._app.broker.capabilities.lease:
+            lost = {d.receipt for d in self._consumer().extend([job.delivery for job in doubtful], self._lease)}
             for job in doubtful:
                 job.lost = job.delivery.receipt in lost
                 job.lease_until = now + self._lease
-        lost_jobs = [entry.job for entry in entries if entry.job.lost]
-        if lost_jobs:
+        gone = [entry for entry in entries if entry.job.lost]
+        if gone:
             entries[:] = [entry for entry in entries if not entry.job.lost]
-            self._stale([job.delivery for job in lost_jobs])
-            self._settled(lost_jobs)
+            self._stale([entry.job.delivery for entry in gone if not entry.tried])
+            self._settled([entry.job for entry in gone])
         return entries
 
     def _publish(self, entries: list[_Entry]) -> None:
@@ -207,32 +281,69 @@ class Settler:
         wanted = [entry for entry in entries if not entry.stored]
         if not wanted and not notes:
             return []
-        now = self._app.clock.monotonic()
-        if self._outage == BACKEND and now < self._next_try:
-            return wanted
-        records = [*notes, *(_record(entry) for entry in wanted)]
+        if self._backend.away and self._app.clock.monotonic() < self._backend.next_try:
+            return self._wait(wanted, notes)
         try:
-            backend = self._app.backend
-            if backend is not None:
-                if self._outage == BACKEND:
-                    backend.open()
-                backend.store(records, self._app.conf.result_expires)
+            self._write([*notes, *(_record(entry) for entry in wanted)])
         except BackendUnavailable as error:
-            self._lost(BACKEND, error)
-            self._next_try = now + self._pause
-            return wanted
-        except BackendError:
-            logger.exception("%d result(s) refused by the result backend", len(records))
+            self._backend.lost(error)
+            return self._wait(wanted, notes)
+        except BackendError as error:
+            return self._refused(wanted, notes, error)
         notes.clear()
         for entry in wanted:
             entry.stored = True
         return []
 
+    def _write(self, records: Sequence[Record]) -> None:
+        backend = self._app.backend
+        if backend is not None and records:
+            if self._backend.away:
+                backend.open()
+            backend.store(records, self._app.conf.result_expires)
+            self._backend.found()
+
+    def _wait(self, entries: list[_Entry], notes: list[Record]) -> list[_Entry]:
+        """Let outcomes wait for the backend, without keeping their slots from tasks that need no backend."""
+        # Of each task only the latest state matters, however often it reports while nobody listens.
+        notes[:] = {note.id: note for note in notes}.values()
+        if len(entries) <= MOST_WAITING:
+            self._parked([entry.job for entry in entries if not entry.parked])
+            for entry in entries:
+                entry.parked = True
+        return entries
+
+    def _refused(self, entries: list[_Entry], notes: list[Record], error: BackendError) -> list[_Entry]:
+        """Store one by one what the backend refused together; return what has to wait.
+
+        What it refuses by itself (too large, say) becomes a failure that says so. When it refuses even that, it is the
+        backend that is at fault (a read-only disk, a right taken away): the rest waits, as in an outage.
+        """
+        if notes:
+            logger.error("%d state(s) refused by the result backend are dropped: %s", len(notes), error)
+            notes.clear()
+        for position, entry in enumerate(entries):
+            report = entry.ended.report
+            assert report is not None
+            try:
+                try:
+                    self._write([_record(entry)])
+                except BackendUnavailable:
+                    raise
+                except BackendError as reason:
+                    self._write([_record(entry, _unstorable(report, reason))])
+                    logger.exception("%s[%s]: its result was refused", entry.job.message.task, entry.job.message.id)
+            except BackendError as worse:
+                self._backend.lost(worse)
+                return self._wait(entries[position:], notes)
+            entry.stored = True
+        return []
+
     def _finish(self, entries: Sequence[_Entry]) -> None:
         """Settle the deliveries: the one place where an outcome becomes a verb of the broker."""
+        if not entries:
+            return
         consumer = self._consumer()
-        if consumer is None:
-            raise BrokerUnavailable("not connected")
         done: list[Delivery] = []
         released: list[Delivery] = []
         requeued: dict[float, list[Delivery]] = {}
@@ -253,22 +364,26 @@ class Settler:
                     buried.setdefault(f"failed: {failure.qualname}: {failure.text}", []).append(delivery)
                 case _:
                     done.append(delivery)
+        # What was tried before may be settled already: then only the answer got lost.
+        tried = {entry.job.delivery.receipt for entry in entries if entry.tried}
+        self.settling.update(entry.job.delivery.receipt for entry in entries)
         try:
+            for entry in entries:
+                entry.tried = True
             stale = [*(consumer.ack(done) if done else ()), *(consumer.release(released) if released else ())]
             for delay, some in requeued.items():
                 stale.extend(consumer.requeue(some, delay))
             for reason, some in buried.items():
                 stale.extend(consumer.bury(some, reason))
-        except BrokerUnavailable:
-            raise
-        except BrokerError:
-            logger.exception("the broker refused to settle; %d message(s) will be delivered again", len(entries))
-            stale = []
-        if stale:
-            self._stale(stale)
-        self._settled([entry.job for entry in entries])
+            self._broker.found()
+            self._stale([delivery for delivery in stale if delivery.receipt not in tried])
+            self._settled([entry.job for entry in entries])
+        finally:
+            self.settling.clear()
 
     def _stale(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
         self.stale += len(deliveries)
         logger.warning(
             "%d outcome(s) not settled, the lease was over: %s",
@@ -277,22 +392,15 @@ class Settler:
         )
         self._app.notify("lease-lost", ids=[delivery.id for delivery in deliveries])
 
-    def _lost(self, what: str, error: Exception) -> None:
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
-        if self._outage is None:
-            self._outage = what
-            logger.warning("%s away while settling: %s; keeping the outcomes and trying again", what, error)
-            self._app.notify(f"{what.split()[-1]}-lost", reason=str(error))
 
-    def _found(self) -> None:
-        self._pause = FIRST_PAUSE
-        if self._outage is not None:
-            logger.info("%s back: the outcomes are settled", self._outage)
-            self._app.notify(f"{self._outage.split()[-1]}-back")
-            self._outage = None
-
-
-def _record(entry: _Entry) -> Record:
-    job, report = entry.job, entry.ended.report
+def _record(entry: _Entry, report: Report | None = None) -> Record:
+    job, report = entry.job, report or entry.ended.report
     assert report is not None
     return record(job.message.id, report, rank(job.message, job.delivery.delivery_count))
+
+
+def _unstorable(report: Report, reason: Exception) -> Report:
+    """Return what is stored instead of a report that the backend does not take."""
+    failure = Failure(module="dray.errors", qualname="BackendError", text=f"the result backend refused it: {reason}")
+    state = states.FAILURE if report.state == states.SUCCESS else report.state
+    return msgspec.structs.replace(report, state=state, failure=failure, value=b"", call=b"")

@@ -29,7 +29,7 @@ from .executors import Executor
 from .job import Ended, Job
 from .leases import Keeper
 from .message import Delivery, Message
-from .outcome import Expired, Outcome, Rejected, Released, Requeued, Revoked
+from .outcome import Expired, HandedBack, Outcome, Rejected, Released, Revoked
 from .report import Failure
 from .settle import Settler
 from .task import Task
@@ -110,6 +110,8 @@ class Worker:
             event.clear()
         self._failure = None
         self._jobs: dict[Any, Job] = {}
+        #: Receipts of those jobs in the table that hold no credit any more.
+        self._making_room: set[Any] = set()
         self._room, self._idle = threading.Event(), threading.Event()
         #: Since when (monotonic) the broker is away, and how long to wait before the next try.
         self._away_since: float | None = None
@@ -122,10 +124,12 @@ class Worker:
             weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
         )
         self._consumer: Consumer = self.app.broker.consumer(queues, self.lease)
-        self._settler = Settler(self.app, lambda: self._consumer, self._settled, self.lease)
+        self._settler = Settler(self.app, lambda: self._consumer, self._settled, self._parked, self.lease)
         self._execution = Execution(self.app, self.name, self._settler.note)
         self._executors: dict[str, Executor] = {}
-        self._keeper = Keeper(self.app, self._jobs, lambda: self._consumer, self._interrupt, self.lease)
+        self._keeper = Keeper(
+            self.app, self._jobs, self._settler.settling, lambda: self._consumer, self._interrupt, self.lease
+        )
         self._settler.start()
         self._keeper.start()
         self._source = threading.Thread(target=self._serve, name="dray-source", daemon=True)
@@ -315,8 +319,10 @@ class Worker:
 
     def _unrun(self, job: Job, outcome: Outcome) -> Ended:
         """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""
-        if not isinstance(outcome, Rejected | Revoked | Expired):
-            return Ended(outcome)
+        if isinstance(outcome, HandedBack):
+            # Sent again rather than requeued, which would count: the worker that knows it shall have all its tries.
+            again, eta = job.message.handed_back + 1, self.app.clock.time() + outcome.delay
+            return Ended(outcome, None, (job.message.but(handed_back=again, eta=eta),))
         try:
             return self._execution.unrun(job.message, outcome)
         except Exception as error:
@@ -328,9 +334,10 @@ class Worker:
     def _unknown(self, message: Message) -> Outcome:
         """Hand an unknown task back for as long as a deploy may take, then bury it."""
         grace = self.app.conf.task_unknown_grace
-        # Without a grace not even a sender whose clock is ahead makes it circle.
-        if grace and self.app.clock.time() < message.created + grace:
-            return Requeued(min(UNKNOWN_PAUSE, grace))
+        pause = min(UNKNOWN_PAUSE, grace, self.app.broker.capabilities.max_delay)
+        # Without a pause not even a sender whose clock is ahead makes it circle.
+        if pause and self.app.clock.time() < message.created + grace:
+            return HandedBack(pause)
         hint = nearest(message.task, self.app.tasks)
         return Rejected(f"unknown task {message.task!r}: this worker has no task of that name{hint}")
 
@@ -406,11 +413,23 @@ class Worker:
 
     def _settled(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            if self._jobs.pop(job.delivery.receipt, None) is not None:
+            receipt = job.delivery.receipt
+            if self._jobs.pop(receipt, None) is None:
+                continue
+            if receipt in self._making_room:
+                self._making_room.discard(receipt)
+            else:
                 self._credit.ended(job.delivery.queue, job.kind, job.ran)
         self._room.set()
         if not self._jobs:
             self._idle.set()
+
+    def _parked(self, jobs: Sequence[Job]) -> None:
+        """Make room for other work: these have ended, but cannot be settled while the result backend is away."""
+        for job in jobs:
+            self._making_room.add(job.delivery.receipt)
+            self._credit.ended(job.delivery.queue, job.kind, job.ran)
+        self._room.set()
 
     def _interrupt(self, job: Job) -> None:
         executor = self._executors.get(job.kind)

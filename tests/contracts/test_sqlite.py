@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dray import Url
+from dray import Broker, Url
 from dray.testing import BrokerContract, ResultBackendContract
 from dray_backends.sqlite import SqliteBackend
 from dray_brokers.sqlite import SqliteBroker
@@ -13,6 +13,10 @@ from dray_brokers.sqlite import SqliteBroker
 class TestSqliteBroker(BrokerContract):
     def make_broker(self, tmp_path: Path) -> SqliteBroker:
         return SqliteBroker(Url.parse(f"sqlite:///{tmp_path}/queue.db"))
+
+    def cut(self, broker: Broker) -> None:
+        assert isinstance(broker, SqliteBroker)
+        broker._file.close()
 
 
 class TestSqliteBackend(ResultBackendContract):

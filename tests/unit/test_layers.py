@@ -14,7 +14,8 @@ CORE = ROOT / "core" / "dray"
 FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
     "ports": "broker backend serializer compressor middleware hookspecs executors",
-    "machinery": "plugin_loading plugins settings setting_values celery_settings configuration ids retries codec arguments",
+    "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
+    "ids retries codec arguments",
     "sending": "options routes context canvas report result task connections sender followups job execution shared app",
     "running": "credit settle leases worker",
     "doors": "cli testing __main__",
@@ -90,20 +91,27 @@ def test_the_adapters_use_public_names_only() -> None:
     assert private == []
 
 
-def test_the_adapter_packages_do_not_know_each_other() -> None:
+#: What one adapter package may use of another: how to talk to a server that is both broker and backend
+#: (docs/decisions/0009-one-connection-file-per-server.md).
+SHARED = {("backends", "dray_brokers.sqlite_file")}
+
+
+def test_the_adapter_packages_share_connections_and_nothing_else() -> None:
     packages = {"brokers": "dray_brokers", "backends": "dray_backends", "serializers": "dray_serializers"}
     crossing = [
-        f"{path.relative_to(ROOT)} imports {other}"
+        f"{path.relative_to(ROOT)}: {line}"
         for folder, own in packages.items()
         for path in sorted((ROOT / folder).rglob("*.py"))
-        for other in packages.values()
-        if other != own and re.search(rf"^\s*(from|import) {other}\b", path.read_text(), re.M)
+        for line in re.findall(r"^\s*(?:from|import) (dray_\w+[\w.]*)", path.read_text(), re.M)
+        if not line.startswith(own) and (folder, line) not in SHARED
     ]
     assert crossing == []
 
 
 def test_the_engine_names_no_adapter_and_no_driver() -> None:
-    named = re.compile(r"\b(sqlite3?|redis|pika|rabbitmq|amqp|boto3|sqs|kombu|psycopg|SqliteBroker|MemoryBroker)\b", re.I)
+    named = re.compile(
+        r"\b(sqlite3?|redis|pika|rabbitmq|amqp|boto3|sqs|kombu|psycopg|SqliteBroker|MemoryBroker)\b", re.I
+    )
     #: Where an embedded default is chosen, where doors show examples, and where Celery's words are explained.
     allowed = {"connections", "cli", "testing", "celery_settings"}
     found = []

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import dray_backends.sqlite_file
 import dray_brokers.sqlite as adapter
-import dray_brokers.sqlite_file
 from dray import BrokerError, BrokerUnavailable, Envelope, ManualClock, Url, UrlError
 from dray_brokers.sqlite import SqliteBroker
 
@@ -514,8 +512,3 @@ def test_no_everyday_statement_scans_or_sorts_a_table(broker: SqliteBroker, sql:
         assert [step for step in steps if "TEMP B-TREE" in step] == []
     if sql == "HEAD":
         assert any(step.startswith("SEARCH c USING PRIMARY KEY (id=?") for step in steps)
-
-
-def test_the_two_copies_of_sqlite_file_are_the_same() -> None:
-    copies = [Path(module.__file__ or "") for module in (dray_brokers.sqlite_file, dray_backends.sqlite_file)]
-    assert copies[0].read_bytes() == copies[1].read_bytes()

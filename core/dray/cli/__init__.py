@@ -18,7 +18,7 @@ import click
 from .. import __version__
 from ..errors import DrayError
 from .command import Helpful
-from .exits import INTERRUPTED, stop_for
+from .exits import INTERRUPTED, Stop
 from .session import Session
 
 #: The commands: under which heading they are shown, their module (which has the command under its name), and a line.
@@ -85,8 +85,10 @@ class _Main(Helpful, click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except DrayError as error:
-            raise stop_for(error) from error
+        except (DrayError, Stop) as error:
+            stop = error if isinstance(error, Stop) else Stop.on(error)
+            stop.show()
+            ctx.exit(stop.code)
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(INTERRUPTED)

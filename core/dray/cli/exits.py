@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from ..errors import ArgumentsError, BackendUnavailable, BrokerUnavailable, ConfigurationError, DrayError
@@ -24,28 +22,30 @@ MEANINGS = {
 }
 
 
-class Stop(click.ClickException):
-    """Ends the command with `Error: message` on stderr and an exit code."""
+class Stop(Exception):
+    """Raised by a command to end with `Error: message` on stderr and an exit code."""
 
     def __init__(self, message: str, code: int = FAILURE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+    @classmethod
+    def on(cls, error: DrayError) -> Stop:
+        """Return what ends the command for an error of dray's: its text, and the exit code for its kind."""
+        match error:
+            case BrokerUnavailable() | BackendUnavailable():
+                code = UNREACHABLE
+            case ConfigurationError() | ArgumentsError():
+                code = USAGE
+            case _:
+                code = FAILURE
+        return cls(str(error) or type(error).__name__, code)
+
+    def show(self) -> None:
+        """Write the message, passwords masked; further lines of it stand under the first."""
         from ..urls import mask  # brings msgspec, which `--help` can do without
 
-        super().__init__(mask(message))
-        self.exit_code = code
-
-    def show(self, file: object = None) -> None:
-        """Write the message; further lines of it stand under the first."""
         lead = click.style("Error:", fg="red", bold=True)
-        click.echo(f"{lead} {self.message.replace(chr(10), chr(10) + '       ')}", file=sys.stderr)
-
-
-def stop_for(error: DrayError) -> Stop:
-    """Return what ends the command for an error of dray's: its text, and the exit code for its kind."""
-    match error:
-        case BrokerUnavailable() | BackendUnavailable():
-            code = UNREACHABLE
-        case ConfigurationError() | ArgumentsError():
-            code = USAGE
-        case _:
-            code = FAILURE
-    return Stop(str(error) or type(error).__name__, code)
+        text = mask(self.message).replace("\n", "\n       ")
+        click.echo(f"{lead} {text}", err=True)

@@ -153,8 +153,9 @@ def _missing(path: str) -> str:
             f"no module {path!r}. In the package {parent!r} are: {', '.join(inside) or 'none'}{nearest(name, inside)}"
         )
     here = sorted(info.name for info in pkgutil.iter_modules([os.getcwd()]))
+    there = _listed(here) or "none"
     return (
-        f"no module {path!r}{nearest(name, here) or '.'} Looked in {os.getcwd()} (modules there: {_listed(here) or 'none'}) "
+        f"no module {path!r}{nearest(name, here) or '.'} Looked in {os.getcwd()} (modules there: {there}) "
         "and in what is installed; --workdir DIR looks elsewhere."
     )
 

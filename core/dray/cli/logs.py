@@ -16,7 +16,6 @@ from typing import Any, TextIO
 
 import click
 
-
 #: What a record has anyway; everything else was given as `extra=`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 #: How the lines of a task look on a terminal, by `action`: a sign and a colour.
@@ -119,18 +118,18 @@ class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
         if record.exc_info:
-            text = f"{text}\n{self._style(self.formatException(record.exc_info), 'bright_black')}"
+            text = f"{text}\n{self._paint(self.formatException(record.exc_info), 'bright_black')}"
         text = _masked(text, record)
         when = f"{self.formatTime(record, self._format_time)}.{int(record.msecs):03d}"
         if not self._on_terminal:
             return f"{when} {record.levelname:<7} {record.name}: {text}"
         sign, colour = _ACTIONS.get(getattr(record, "action", ""), (" ", None))
         if record.levelname in _LEVELS and sign == " ":
-            text = f"{self._style(record.levelname.lower(), _LEVELS[record.levelname])} {text}"
+            text = f"{self._paint(record.levelname.lower(), _LEVELS[record.levelname])} {text}"
         if not record.name.startswith("dray"):
             text = f"{record.name}: {text}"
         lead = f"{sign} " if self._signs else ""
-        return f"{self._style(when, 'bright_black')} {self._style(lead, colour)}{self._coloured(text, record, colour)}"
+        return f"{self._paint(when, 'bright_black')} {self._paint(lead, colour)}{self._coloured(text, record, colour)}"
 
     def formatException(self, ei: Any) -> str:
         return "\n".join(f"    {line}" for line in super().formatException(ei).splitlines())
@@ -140,10 +139,10 @@ class _Lines(logging.Formatter):
         if not self._colours or colour is None or f" {action} " not in f" {text} ":
             return text
         if action == "began":
-            return self._style(text, colour)
-        return text.replace(f" {action} ", f" {self._style(action, colour)} ", 1)
+            return self._paint(text, colour)
+        return text.replace(f" {action} ", f" {self._paint(action, colour)} ", 1)
 
-    def _style(self, text: str, colour: str | None) -> str:
+    def _paint(self, text: str, colour: str | None) -> str:
         return click.style(text, fg=colour) if self._colours and colour and text else text
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..codec import unpack
-from ..errors import ConfigurationError, DecodeError
+from ..errors import DecodeError
 from ..message import Message, Waiting
 from ..urls import nearest
 from .command import command, option
 from .durations import age, iso, short
-from .option_types import names
+from .option_values import names
 from .session import Session
 from .tables import Cell, Styled, show_json, show_table
 
@@ -33,7 +33,15 @@ COUNTS = ("ready", "delayed", "leased", "dead")
     ],
 )
 @option("--peek", metavar="QUEUE", help="List what waits in this queue, next first, without touching it.")
-@option("-n", "--limit", metavar="N", type=click.IntRange(min=1), default=10, help="With --peek: how many.", default_text="10")
+@option(
+    "-n",
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10,
+    help="With --peek: how many.",
+    default_text="10",
+)
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def queues(session: Session, peek: str | None, limit: int, as_json: bool) -> None:
@@ -80,8 +88,8 @@ def purge(session: Session, queues: list[str], force: bool, as_json: bool) -> No
     What runs, and what is dead, stays (`dray dead purge`). The deleted tasks never run; nobody is told.
     """
     broker = session.app.broker
-    if not force:
-        _confirm(session.app, queues)
+    if not force and not _confirmed(session.app, queues):
+        return
     purged = {name: broker.purge(name) for name in queues}
     if as_json:
         show_json({"purged": purged})
@@ -154,15 +162,18 @@ def _count(count: int, what: str) -> Cell:
     return Styled(f"{count:,}", "red") if what == "dead" else f"{count:,}"
 
 
-def _confirm(app: Dray, queues: Sequence[str]) -> None:
+def _confirmed(app: Dray, queues: Sequence[str]) -> bool:
+    """Ask, with the counts if there are any; return False, and say so, where there is nothing to delete."""
     if not app.broker.capabilities.size:
         click.confirm(f"Delete everything that waits in {', '.join(queues)}?", abort=True, err=True)
-        return
+        return True
     sizes = app.broker.sizes(queues)
     counts = {name: sizes[name].get("ready", 0) + sizes[name].get("delayed", 0) for name in queues}
     if not any(counts.values()):
         known = [name for name in known_queues(app) if name not in queues]
         hint = next((found for name in queues if (found := nearest(name, known))), "")
-        raise ConfigurationError(f"nothing waits in {', '.join(queues)}{hint}")
+        click.echo(f"Nothing waits in {', '.join(queues)}{hint or '.'}", err=True)
+        return False
     shown = ", ".join(f"{count:,} in {name}" for name, count in counts.items())
     click.confirm(f"Delete what waits on {app.broker.url}: {shown}?", abort=True, err=True)
+    return True

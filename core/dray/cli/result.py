@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from .. import states
+from ..errors import ResultError
 from ..result import AsyncResult
 from .command import command, option
 from .durations import iso, moment, short
 from .exits import FAILURE, Stop
-from .option_types import SECONDS
+from .option_values import seconds
 from .session import Session
 from .tables import coloured, printable, show_facts, show_json
 
@@ -31,7 +32,7 @@ ONE_LINE = 100
 )
 @click.argument("id")
 @option("--wait", is_flag=True, help="Wait for the end first.")
-@option("--timeout", metavar="SECONDS", type=SECONDS, help="With --wait: give up after that.", default_text="never")
+@option("--timeout", metavar="SECONDS", callback=seconds, help="With --wait: give up after that.", default_text="never")
 @option("--traceback", is_flag=True, help="Show the traceback in the worker as well.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -129,13 +130,15 @@ def _show(found: AsyncResult[Any], state: str, traceback: bool) -> None:
 
 
 def _error(value: Any) -> str:
-    """Return an exception as one line, without the notes that hold its traceback."""
-    from ..errors import ResultError, TaskFailed
-
-    text = str(value)
-    if isinstance(value, ResultError) and not (isinstance(value, TaskFailed) and not text):
-        return text
-    return f"{type(value).__name__}: {text}" if text else type(value).__name__
+    """Return an exception as one line, without the note that holds its traceback."""
+    kind = type(value).__name__
+    try:
+        text = str(value)
+    except Exception:
+        return kind  # a class of the user's whose __str__ needs what is not there any more
+    if isinstance(value, ResultError):
+        return text or kind
+    return f"{kind}: {text}" if text else kind
 
 
 @command(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,7 +102,7 @@ class Session:
 
     def _go_to(self, directory: str) -> None:
         # Where we were is where whoever runs commands inside a process of their own expects to be afterwards.
-        click.get_current_context().find_root().call_on_close(lambda here=Path.cwd(): os.chdir(here))
+        click.get_current_context().find_root().call_on_close(partial(os.chdir, os.getcwd()))
         os.chdir(directory)
 
 

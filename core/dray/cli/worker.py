@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from .command import command, option
-from .exits import MEANINGS, OK, INTERRUPTED
-from .option_types import SECONDS, names
+from .exits import INTERRUPTED, MEANINGS, OK
+from .option_values import names, seconds
 from .session import Session
 
 #: Options of Celery's worker that need no counterpart, and what to do instead.
@@ -123,14 +123,14 @@ def _celery_options(function: Any) -> Any:
 @option(
     "--shutdown-timeout",
     metavar="SECONDS",
-    type=SECONDS,
+    callback=seconds,
     help="How long running tasks may go on after the first signal; then they are given back.",
     default_text="25",
 )
 @option("--json", "as_json", is_flag=True, help="Log one JSON object per line, and print no banner.")
 @_celery_options
 @click.pass_context
-def worker(ctx: click.Context, level: str | None, as_json: bool, include: list[str], **options: Any) -> None:
+def worker(ctx: click.Context, /, level: str | None, as_json: bool, include: list[str], **options: Any) -> None:
     """Run the tasks that wait in queues, until it is told to stop.
 
     The first Ctrl-C or SIGTERM: nothing new is begun, what waits here is given back at once, running tasks may finish.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import Executor
+
+logger = logging.getLogger("dray.worker")
 
 
 class LoopExecutor(Executor):
@@ -18,6 +21,9 @@ class LoopExecutor(Executor):
         super().__init__(slots)
         self._line: deque[Any] = deque()
         self._running: dict[Any, asyncio.Task[None]] = {}
+        #: Those of the running that have taken their first step.
+        self._begun: set[Any] = set()
+        self._stopping = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="dray-loop", daemon=True)
 
@@ -42,13 +48,19 @@ class LoopExecutor(Executor):
         self._loop.call_soon_threadsafe(self._cancel, job)
 
     def stop(self) -> None:
+        self._stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            while not self._stopping:
+                try:
+                    self._loop.run_forever()
+                except BaseException:
+                    # SystemExit in a task that a user's coroutine has started. The loop itself can go on.
+                    logger.exception("something on the event loop tried to end it")
         finally:
             for task in self._running.values():
                 task.cancel()
@@ -66,14 +78,17 @@ class LoopExecutor(Executor):
             self._running[job] = self._loop.create_task(self._one(job))
 
     async def _one(self, job: Any) -> None:
+        self._begun.add(job)
         try:
             self._done(job, await self._run(job))
         finally:
+            self._begun.discard(job)
             del self._running[job]
             if self._line:
                 self._fill()
 
     def _cancel(self, job: Any) -> None:
-        task = self._running.get(job)
-        if task is not None:
-            task.cancel()
+        # One that has not taken its first step would never take it, and nobody would hear of its end. It need not be
+        # cancelled either: `run` looks once more whether the job may begin.
+        if job in self._begun:
+            self._running[job].cancel()

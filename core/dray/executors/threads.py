@@ -66,13 +66,15 @@ class ThreadExecutor(Executor):
         for _ in range(self.slots):
             self._bell.put(False)
 
-    def _wake(self, count: int, to_watch: bool = False) -> None:
-        for _ in range(count):
+    def _wake(self, count: int, to_watch: bool = False) -> bool:
+        """Wake up to `count` sleepers; return whether there was one at all."""
+        for number in range(count):
             try:
                 self._sleepers.pop()
             except IndexError:
-                return
+                return number > 0
             self._bell.put(to_watch)
+        return count > 0
 
     def _work(self, run: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
         line, now = self._line, time.perf_counter
@@ -84,8 +86,10 @@ class ThreadExecutor(Executor):
                 continue
             self._begun += 1
             if line and not self._watched:
+                # Set first: the watch may be over before we are back from appointing it.
                 self._watched = True
-                self._wake(1, to_watch=True)
+                if not self._wake(1, to_watch=True):
+                    self._watched = False  # everybody is busy, so there is nobody to be woken either
             began = now()
             done(job, run(job))
             self._duration += LEARNING * (now() - began - self._duration)

@@ -1,0 +1,116 @@
+"""`dray plugins`: what is plugged in and why something is not; and writing the skeleton of a new plugin."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from ..plugin_loading import KINDS, PluginInfo
+from .command import command, group, option
+from .session import Session
+from .tables import Cell, Styled, coloured, show_json, show_table
+
+
+@group(
+    "plugins",
+    invoke_without_command=True,
+    examples=[
+        ("dray plugins", "all of them, with what they provide"),
+        (
+            "dray plugins --json | jq '.plugins[] | select(.state != \"loaded\")'",
+            "for scripts: what is left out, and why",
+        ),
+        ("dray plugins new broker acme", "write a working broker plugin, with its test"),
+    ],
+)
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def plugins(ctx: click.Context, as_json: bool) -> None:
+    """Show what is plugged in - brokers, serializers, hooks ... - and what is left out, and why.
+
+    A plugin is an installed package with an entry point of the group `dray`. DRAY_PLUGINS names the only ones to
+    load, DRAY_DISABLE_PLUGINS and --no-plugin those not to load.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    session = ctx.find_object(Session)
+    assert session is not None
+    report = session.app.plugins.report()
+    if as_json:
+        show_json({"plugins": [_facts(plugin) for plugin in report]})
+        return
+    rows = [row for plugin in report for row in _rows(plugin, _claims(report))]
+    with_reasons = any(row[-1] for row in rows)
+    columns = ["kind", "name", "plugin", "distribution", "version", "state", "reason"]
+    if not with_reasons:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    show_table(columns, rows)
+
+
+@group("new", examples=[("dray plugins new broker acme", "a package dray-acme, in a folder of its own")])
+def new() -> None:
+    """Write the skeleton of a plugin: it works, and its test passes, before you change a line."""
+
+
+@command(
+    "broker",
+    examples=[
+        ("dray plugins new broker acme", "./dray-acme, with a broker for acme:// URLs"),
+        ("dray plugins new broker acme --dir ~/src", "somewhere else"),
+    ],
+)
+@click.argument("name")
+@option(
+    "--dir",
+    "directory",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("."),
+    help="Where to put it.",
+    default_text="here",
+)
+def broker(name: str, directory: Path) -> None:
+    """Write a package dray-NAME with a broker for NAME:// URLs, and the conformance test that proves it."""
+    from .scaffold import write_broker_plugin
+
+    written = write_broker_plugin(name, directory)
+    for path in written:
+        click.echo(f"wrote {path}")
+    folder = written[0].parent
+    click.echo(f"\nNext:\n  pip install -e '{folder}[test]'\n  pytest {folder}\n  dray --url {name}:// doctor")
+
+
+new.add_command(broker)
+plugins.add_command(new)
+
+
+def _rows(plugin: PluginInfo, claims: Counter[tuple[str, str]]) -> list[list[Cell]]:
+    tail: list[Cell] = [plugin.name, plugin.distribution, plugin.version, coloured(plugin.state)]
+    provided = [(KINDS[kind], name) for kind, names in plugin.provides.items() for name in names]
+    rows: list[list[Cell]] = []
+    for kind, name in provided:
+        clash = "another plugin provides it too: choose with plugin_choices" if claims[kind, name] > 1 else ""
+        rows.append([kind, name, *tail, Styled(clash, "yellow") if clash else ""])
+    rows += [["hook", hook, *tail, ""] for hook in plugin.hooks]
+    return rows or [["plugin", plugin.name, *tail, plugin.reason or "it provides nothing"]]
+
+
+def _claims(report: list[PluginInfo]) -> Counter[tuple[str, str]]:
+    return Counter(
+        (KINDS[kind], name) for plugin in report for kind, names in plugin.provides.items() for name in names
+    )
+
+
+def _facts(plugin: PluginInfo) -> dict[str, object]:
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "source": plugin.source,
+        "state": plugin.state,
+        "reason": plugin.reason,
+        "provides": {kind: list(names) for kind, names in plugin.provides.items()},
+        "hooks": list(plugin.hooks),
+    }
