@@ -53,6 +53,7 @@ class Credit:
         multiplier: float | None = None,
         caps: Mapping[str, int] | None = None,
         weights: Mapping[str, int] | None = None,
+        expected: Mapping[str, str] | None = None,
     ) -> None:
         self._lanes = {kind: _Lane(count) for kind, count in slots.items()}
         self._queues = list(queues)
@@ -62,6 +63,8 @@ class Credit:
         self._held = dict.fromkeys(queues, 0)
         #: For each queue, the share of each kind among what it brought, as far as it is known.
         self._mix: dict[str, dict[str, float]] = {queue: {} for queue in queues}
+        for queue, kind in (expected or {}).items():
+            self._mix[queue] = {one: 1.0 if one == kind else 0.0 for one in slots}
 
     def allow(self) -> Allowance:
         """Return what may be received now; no queues when there is no room."""
@@ -96,8 +99,10 @@ class Credit:
             for kind, lane in self._lanes.items()
             if (share := mix.get(kind, 1.0 if not mix else 0.0)) > 0.02
         ]
-        # Of a queue that has brought nothing yet, the least that can be wrong: its first batch may be of one kind.
         room = min(rooms, default=0)
+        if not mix and room <= 0 < max(rooms, default=0):
+            # It has brought nothing yet, and for some kind of task there is room: one message tells which kind it is.
+            room = 1
         return min(room, self._caps[queue] - self._held[queue]) if queue in self._caps else room
 
     def _ordered(self) -> list[str]:

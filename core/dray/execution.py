@@ -195,7 +195,7 @@ class Execution:
             case Retry():
                 return self._again(job, error)
             case Reject():
-                return Requeued(error.delay) if error.requeue else Rejected(error.reason)
+                return Requeued(max(0.0, float(error.delay))) if error.requeue else Rejected(error.reason)
             case Ignore():
                 return Ignored()
         if job.cancelled:
@@ -254,6 +254,8 @@ class Execution:
     def _written(self, job: Job, context: Context, outcome: Outcome) -> Ended:
         message, app = job.message, self.app
         wanted = not message.ignore_result
+        if not wanted and not message.link and type(outcome) is Done:
+            return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         match outcome:
             case Done(value):
                 report = None
@@ -373,7 +375,7 @@ class Execution:
 
     def _forgotten(self, ended: Ended) -> Ended:
         """Cut the outcome loose from the frames of the run, so that they are freed at once."""
-        if isinstance(ended.outcome, Again | Failed):
+        if isinstance(ended.outcome, (Again, Failed)):
             ended.outcome.error.__traceback__ = None
         return ended
 

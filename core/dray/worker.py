@@ -20,17 +20,26 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from . import states
 from .broker import Consumer
 from .codec import MAX_METADATA, unpack
 from .credit import Credit
-from .errors import BrokerError, BrokerUnavailable, ConfigurationError, ContentNotAccepted, DecodeError, UnknownPlugin
+from .errors import (
+    BackendError,
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    ContentNotAccepted,
+    DecodeError,
+    UnknownPlugin,
+)
 from .execution import Execution
 from .executors import Executor
 from .job import Ended, Job
 from .leases import Keeper
 from .message import Delivery, Message
 from .outcome import Expired, HandedBack, Outcome, Rejected, Released, Revoked
-from .report import Failure
+from .report import Failure, about, record
 from .settle import Settler
 from .task import Task
 from .urls import nearest
@@ -122,6 +131,7 @@ class Worker:
             multiplier=conf.worker_prefetch_multiplier,
             caps=conf.worker_queue_concurrency,
             weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
+            expected=self._expected(queues),
         )
         self._consumer: Consumer = self.app.broker.consumer(queues, self.lease)
         self._settler = Settler(self.app, lambda: self._consumer, self._settled, self._parked, self.lease)
@@ -203,6 +213,16 @@ class Worker:
 
     async def __aexit__(self, *exc: object) -> None:
         await asyncio.to_thread(self.stop)
+
+    def _expected(self, queues: Sequence[str]) -> dict[str, str]:
+        """Return for each queue the one kind of task ("def" or "async") that it can be told beforehand to bring."""
+        kinds: dict[str, set[str]] = {}
+        for name, task in self.app.tasks.items():
+            queue = task.resolved.queue or self.app.route(name).queue
+            kinds.setdefault(queue, set()).add("async" if task.is_async else "def")
+        every = set().union(*kinds.values())
+        said = {queue: kinds.get(queue, every) for queue in queues}
+        return {queue: next(iter(some)) for queue, some in said.items() if len(some) == 1}
 
     # The source thread
 
@@ -350,6 +370,7 @@ class Worker:
         """Ack jobs of at-most-once tasks before they begin; return those that may begin."""
         if not jobs:
             return []
+        self._remember([job.message for job in jobs if not job.message.ignore_result])
         try:
             lost = {delivery.receipt for delivery in self._consumer.ack([job.delivery for job in jobs])}
         except BrokerError as error:
@@ -360,6 +381,17 @@ class Worker:
             job.acked, job.lost = True, job.delivery.receipt in lost
         self._settled([job for job in jobs if job.lost])
         return [job for job in jobs if not job.lost]
+
+    def _remember(self, messages: Sequence[Message]) -> None:
+        """Store that these exist: once they are acked, the broker cannot tell a running task from an unknown id."""
+        backend = self.app.backend
+        if backend is None or not messages:
+            return
+        records = [record(message.id, about(message, states.PENDING), 0) for message in messages]
+        try:
+            backend.store(records, self.app.conf.result_expires)
+        except BackendError as error:
+            logger.warning("%d task(s) run unknown to the result backend: %s", len(records), error)
 
     # On the executors' threads, the settler's and the keeper's
 
@@ -498,9 +530,9 @@ def _told(error: BaseException) -> str:
 
 
 def default_concurrency() -> int:
-    """Return how many threads to use when nobody says: twice the processors this process may use, at least four."""
+    """Return how many threads to use when nobody says: one for each processor this process may use, at least four."""
     try:
         processors = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         processors = os.cpu_count() or 1
-    return max(4, 2 * processors)
+    return max(4, processors)
