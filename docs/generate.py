@@ -1,23 +1,43 @@
-"""Write the pages of the documentation that are made from the code: `python docs/generate.py [--check]`.
+"""Write the parts of the documentation that are made from the code: `python docs/generate.py [--check]`.
 
-With `--check` nothing is written; the exit code is 1 when a page is not what the code says.
+With `--check` nothing is written; the exit code is 1 when a page is not what the code says. Whole pages are in `PAGES`.
+Tables inside pages that people write are in `TABLES`: each stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import inspect
+import re
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import click
+
+import dray
+from dray import Broker, Capabilities, Url, options
+from dray.capabilities import resolve
+from dray.celery_settings import _INSTEAD
+from dray.cli import COMMANDS, cli
+from dray.cli.command import Helpful
+from dray.plugin_loading import KINDS
 from dray.settings import Row, describe
+from dray.testing import BrokerContract, ResultBackendContract, SerializerContract
 
 HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+FOLDER_PLUGIN = ROOT / "examples" / "plugins" / "dray-folder" / "dray_folder.py"
 
 SETTINGS_HEAD = """\
 # Settings
 
-This page is generated from the table of settings in `core/dray/settings.py`.
+This page is generated from the table of settings in `core/dray/settings.py`. How to set them, with examples:
+[configuration.md](configuration.md).
 
 A setting's value comes from the first of these places that has one:
 
@@ -40,6 +60,63 @@ Names are Celery's where the meaning is Celery's. Settings marked *dray* have no
 Celery's that dray does not have, the error says what dray does instead.
 """
 
+CLI_HEAD = """\
+# The command line
+
+This page is generated from the commands themselves: `dray COMMAND --help` says the same.
+
+`dray COMMAND ...`, or `python -m dray COMMAND ...`. Results and tables go to stdout; logs, warnings and errors to stderr.
+What a worker does with its options is told in [workers.md](workers.md).
+"""
+
+API_HEAD = """\
+# Public names
+
+This page is generated. Every name here is imported from `dray`: `from dray import Dray`. Names that are not on this page,
+and all that begin with an underscore, may change without notice. `import dray` is cheap: a name is loaded when it is
+first used.
+"""
+
+#: Options of `@app.task` and `apply_async` that share a comment with their neighbour in core/dray/options.py.
+WORDS = {
+    "priority": "0 to 9; 9 is the most urgent.",
+    "compression": 'How the arguments are packed: `"gzip"`, `"zstd"` or None.',
+    "queue": "The queue it is sent to.",
+    "serializer": 'How the arguments are written: `"json"`, `"msgpack"` ...',
+    "max_retries": "Most retries after the first run; None: no limit.",
+    "default_retry_delay": "Pause before a retry that says nothing else.",
+    "autoretry_for": "Exceptions after which it is run again without being asked.",
+    "dont_autoretry_for": "Exceptions that are left out of `autoretry_for`.",
+    "retry_kwargs": "`max_retries` and `countdown` in one dict, as in Celery.",
+    "retry_backoff": "True: 1, 2, 4 ... seconds. A number: that, doubled each time. A list: the pauses themselves, the "
+    "last one repeated.",
+    "retry_backoff_max": "Longest pause that doubling grows to (600 s).",
+    "retry_jitter": "True (the default): the pause is drawn evenly between 0 and what the backoff says. Lists are not "
+    "touched.",
+    "retry_until": "Seconds after the first sending, or an instant, beyond which nothing is retried.",
+    "eta": "The instant before which it is not started; one without a zone is in UTC (`enable_utc`).",
+    "countdown": "Seconds from now before which it is not started.",
+    "headers": "Your own; the task finds them in `self.request.headers`.",
+    "ignore_result": "True: no state and no result are stored.",
+    "retry": "Whether *sending* is tried again while the broker is away.",
+    "retry_policy": "How: `max_retries`, `interval_start`, `interval_step`, `interval_max`.",
+    "link": "Signatures of tasks to send when it has succeeded; they get its result.",
+    "link_error": "Signatures of tasks to send when it has failed for good; they get its id.",
+    "root_id": "Id of the head of the tree of calls; set by itself inside tasks.",
+    "parent_id": "Id of the task that sends this one; set by itself inside tasks.",
+}
+
+#: What to say of public names that are neither classes nor functions.
+CONSTANTS = {
+    "FOREVER": "Longer than any delay a broker with unlimited delays is asked for, in seconds.",
+    "Outcome": "What became of one execution, as data: the union of `Done`, `Again`, `Failed`, `Rejected` ...",
+    "__version__": "The version of dray, as text.",
+    "hookimpl": "Marks a function of a plugin as the implementation of the hook of that name.",
+}
+
+
+# Whole pages
+
 
 def settings_page() -> str:
     """Return docs/settings.md."""
@@ -48,6 +125,41 @@ def settings_page() -> str:
         parts.append(f"\n## {group}\n")
         parts.extend(_setting(row) for row in rows)
     return "".join(parts)
+
+
+def cli_page() -> str:
+    """Return docs/cli.md."""
+    parts = [CLI_HEAD, "\n## Options of every command\n\nBefore or after the command's name.\n\n"]
+    parts.append(_options(cli.shared))
+    parts.extend(_command(f"dray {name}", command) for name, command in commands())
+    return "".join(parts)
+
+
+def api_page() -> str:
+    """Return docs/api.md."""
+    parts = [API_HEAD]
+    for heading, names in _by_kind():
+        parts.append(f"\n## {heading}\n")
+        parts.extend(_public(name) for name in names)
+    return "".join(parts)
+
+
+def commands() -> Iterator[tuple[str, Helpful]]:
+    """Yield every command of the command line, sub-commands under both names: ("dead list", ...)."""
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert isinstance(command, Helpful)
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {sub}", inner) for sub, inner in _below(command))
+
+
+def _below(group: click.Group) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {sub}", inner) for sub, inner in _below(command))
 
 
 def _setting(row: Row) -> str:
@@ -63,27 +175,248 @@ def _counts(row: Row) -> bool:
     return bool(row.unit) and row.default != "None"
 
 
+def _command(path: str, command: Helpful) -> str:
+    context = click.Context(command, info_name=path)
+    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    parts = [f"\n## {path}\n\n    {usage}\n\n{inspect.cleandoc(command.help or '')}\n"]
+    own = [param for param in command.params if isinstance(param, click.Option) and param not in command.shared]
+    if shown := _options(own):
+        parts.append(f"\n{shown}")
+    if command.examples:
+        lines = [f"# {meaning}\n{line}" for line, meaning in command.examples]
+        parts.append("\n```sh\n{}\n```\n".format("\n".join(lines)))
+    if command.codes:
+        rows = [(f"`{int(code)}`", meaning) for code, meaning in command.codes.items()]
+        parts.append("\n" + table(("exit code", "meaning"), rows))
+    return "".join(parts)
+
+
+def _options(params: Sequence[click.Option]) -> str:
+    context = click.Context(click.Command("dray"))
+    records = [record for param in params if (record := param.get_help_record(context)) is not None]
+    return table(("option", "meaning"), [(f"`{spec}`", help) for spec, help in records]) if records else ""
+
+
+def _by_kind() -> Iterator[tuple[str, list[str]]]:
+    """Yield the public names under headings, in the order a reader needs them."""
+    headings = {
+        "For everybody": "app shared task canvas result context",
+        "Running": "worker",
+        "Errors, and what tasks raise": "errors",
+        "Settings and URLs": "settings urls",
+        "For plugins: hooks": "hookspecs middleware",
+        "For plugins: the ports": "broker backend serializer compressor capabilities clock",
+        "What travels": "message outcome",
+    }
+    homes = {home: heading for heading, modules in headings.items() for home in modules.split()}
+    grouped: dict[str, list[str]] = {heading: [] for heading in headings}
+    for name in dray.__all__:
+        grouped[homes[_HOME_OF.get(name, "settings")]].append(name)
+    yield from grouped.items()
+
+
+_HOME_OF = dict(dray._MODULE_OF)
+
+
+def _public(name: str) -> str:
+    found = getattr(dray, name)
+    if name in CONSTANTS:
+        return f"\n### `{name}`\n\n{CONSTANTS[name]}\n"
+    lines = [f"\n### `{name}`\n\n{first_line(found)}\n"]
+    if inspect.isclass(found) and not issubclass(found, BaseException):
+        members = [(key, doc) for key, value in vars(found).items() if (doc := _member(key, value))]
+        if members:
+            lines.append("\n" + "".join(f"- `{key}`: {doc}\n" for key, doc in members))
+    return "".join(lines)
+
+
+def _member(name: str, value: Any) -> str:
+    if name.startswith("_") or not (inspect.isfunction(value) or hasattr(value, "__doc__")):
+        return ""
+    if inspect.isfunction(value) or isinstance(value, property | classmethod) or hasattr(value, "func"):
+        return first_line(value) if value.__doc__ else ""
+    return ""
+
+
+def first_line(found: Any) -> str:
+    """Return the first sentence-paragraph of a docstring on one line."""
+    paragraph = (inspect.getdoc(found) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+# Tables inside pages
+
+
+def task_options() -> str:
+    """Return the options of `@app.task`."""
+    return _typed_words("TaskOptions")
+
+
+def send_options() -> str:
+    """Return the options of `apply_async`."""
+    return _typed_words("SendOptions")
+
+
+def brokers() -> str:
+    """Return how each feature is had on each broker that comes with dray, and on the example plugin's."""
+    rows: dict[str, list[str]] = {}
+    known = {**dict(_built_in_brokers()), "folder (example)": _load_folder().FolderBroker.capabilities}
+    for capabilities in known.values():
+        for support in resolve(capabilities):
+            cell = f"**{support.how}**" if support.how != "native" else "native"
+            rows.setdefault(support.feature, []).append(f"{cell}: {support.note}" if support.note else cell)
+    return table(("feature", *known), [(feature, *cells) for feature, cells in rows.items()])
+
+
+def capabilities() -> str:
+    """Return every field of `Capabilities` with its default and what it says."""
+    source = inspect.getsource(Capabilities)
+    rows = [(f"`{name}`", f"`{default}`", comment) for name, _, default, comment in fields(source)]
+    return table(("field", "default", "meaning"), rows)
+
+
+def kits() -> str:
+    """Return the sections of the three conformance kits, with how many tests each has."""
+    rows = []
+    for kit in (BrokerContract, ResultBackendContract, SerializerContract):
+        for section in reversed(kit.__mro__):
+            tests = [name for name in vars(section) if name.startswith("test_")]
+            if tests:
+                rows.append((kit.__name__, first_line(section).rstrip("."), str(len(tests))))
+    return table(("kit", "section", "tests"), rows)
+
+
+def resources() -> str:
+    """Return the kinds of resources a plugin may register."""
+    return table(("hook", "what is registered"), [(f"`register_{kind}`", one) for kind, one in KINDS.items()])
+
+
+def celery_settings() -> str:
+    """Return what dray does instead of each of Celery's settings that it does not have."""
+    said: dict[str, list[str]] = {}
+    for name, instead in _INSTEAD.items():
+        said.setdefault(instead, []).append(f"`{name}`")
+    return table(("Celery's setting", "dray"), [(", ".join(names), instead) for instead, names in said.items()])
+
+
+def errors() -> str:
+    """Return the tree of errors as it stands in core/dray/errors.py."""
+    from dray import errors
+
+    drawn = inspect.getdoc(errors) or ""
+    start = drawn.index("DrayError")
+    return f"```text\n{drawn[start : drawn.index('Raised *by tasks*')].rstrip()}\n```\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in lines)
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def fields(source: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (name, type, default, comment) for the annotated names of a class; the comment is the `#:` lines above."""
+    lines = source.splitlines()
+    (kind,) = ast.parse(source).body
+    assert isinstance(kind, ast.ClassDef)
+    for node in kind.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            comment: list[str] = []
+            above = node.lineno - 2
+            while lines[above].strip().startswith("#:"):
+                comment.insert(0, lines[above].strip().removeprefix("#:").strip())
+                above -= 1
+            default = ast.unparse(node.value) if node.value is not None else ""
+            yield node.target.id, ast.unparse(node.annotation), default, " ".join(comment)
+
+
+def _typed_words(name: str) -> str:
+    rows = []
+    for word, kind, _, comment in fields(inspect.getsource(getattr(options, name))):
+        # An option without a sentence of its own is a KeyError here: write one.
+        rows.append((f"`{word}`", kind.replace(" | ", " or "), WORDS[word] if word in WORDS else _sentence(word, comment)))
+    return table(("option", "type", "meaning"), rows)
+
+
+def _sentence(word: str, comment: str) -> str:
+    if not comment:
+        raise KeyError(f"the option {word!r} has no comment in core/dray/options.py and no entry in WORDS")
+    return comment
+
+
+def _built_in_brokers() -> Iterator[tuple[str, Capabilities]]:
+    app = dray.Dray("docs", set_as_current=False, plugins=[])
+    for scheme in app.plugins.names("brokers"):
+        with tempfile.TemporaryDirectory() as folder:
+            broker: Broker = app.plugins.find("brokers", scheme)(Url.parse(_url(scheme, folder)))
+            broker.open()
+            yield scheme, broker.capabilities
+            broker.close()
+
+
+def _url(scheme: str, folder: str) -> str:
+    return f"{scheme}:///{folder}/queue" if scheme == "sqlite" else f"{scheme}://"
+
+
+def _load_folder() -> Any:
+    spec = importlib.util.spec_from_file_location("dray_folder", FOLDER_PLUGIN)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 #: The generated pages: file name -> function that returns its text.
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page}
+PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "cli.md": cli_page, "api.md": api_page}
+
+#: The generated tables: page -> name -> function that returns its text.
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "tasks.md": {"task options": task_options, "send options": send_options},
+    "brokers.md": {"brokers": brokers, "kits": kits},
+    "write-a-broker.md": {"capabilities": capabilities},
+    "plugins.md": {"resources": resources},
+    "errors.md": {"errors": errors},
+    "celery.md": {"celery settings": celery_settings},
+}
 
 
-def stale() -> Iterator[str]:
-    """Yield the names of pages that are not what the code says."""
+def filled(page: str, text: str) -> str:
+    """Return the text of a page with its generated tables as the code says."""
+    for name, made in TABLES[page].items():
+        mark = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.S)
+        if not mark.search(text):
+            raise ValueError(f"docs/{page} has no place for the table {name!r}: <!-- generated: {name} --> <!-- end -->")
+        content = made()
+        text = mark.sub(lambda found, content=content: f"{found[1]}\n{content}\n{found[2]}", text)
+    return text
+
+
+def written() -> Iterator[tuple[str, str]]:
+    """Yield (file name, text) of every page that is generated, wholly or in part."""
     for name, page in PAGES.items():
+        yield name, page()
+    for name in TABLES:
+        yield name, filled(name, (HERE / name).read_text(encoding="utf-8"))
+
+
+def stale() -> Iterator[tuple[str, str]]:
+    """Yield those pages that are not what the code says, with what they should be."""
+    for name, text in written():
         path = HERE / name
-        if not path.exists() or path.read_text(encoding="utf-8") != page():
-            yield name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            yield name, text
 
 
 def main(arguments: list[str]) -> int:
     """Write all pages, or with --check say which are out of date."""
     outdated = list(stale())
     if arguments == ["--check"]:
-        for name in outdated:
+        for name, _ in outdated:
             sys.stderr.write(f"docs/{name} is out of date: run `make docs`\n")
         return 1 if outdated else 0
-    for name in outdated:
-        (HERE / name).write_text(PAGES[name](), encoding="utf-8")
+    for name, text in outdated:
+        (HERE / name).write_text(text, encoding="utf-8")
         sys.stdout.write(f"wrote docs/{name}\n")
     return 0
 

@@ -8,7 +8,7 @@ charge.apply_async((order,), link=receipt.s(), link_error=alert.s())
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from .context import current
@@ -101,7 +101,7 @@ class Signature:
 
     def to_step(self, app: Dray) -> Step:
         """Return it in the form that travels inside a message."""
-        options = {name: _plain(value) for name, value in self.options.items() if value is not None}
+        options = {name: _plain(value, app) for name, value in self.options.items() if value is not None}
         serializer = options.pop("serializer", None) or app.conf.task_serializer
         packed = app.payloads.dump((self.args, self.kwargs), serializer, options.pop("compression", None))
         return Step(
@@ -151,7 +151,7 @@ def signatures(value: Signature | Iterable[Signature] | None, option: str) -> li
     """Return the callbacks in a `link` or `link_error` option as a list; raise `TaskOptionError` for anything else."""
     if value is None:
         return []
-    found = [value] if isinstance(value, Signature) else list(value)
+    found = [value] if isinstance(value, Signature) or not isinstance(value, Iterable) else list(value)
     for item in found:
         if not isinstance(item, Signature):
             raise TaskOptionError(f"{option} takes signatures such as notify.s(); got {item!r}")
@@ -163,5 +163,10 @@ def steps(value: Signature | Iterable[Signature] | None, option: str, app: Dray)
     return tuple(callback.to_step(app) for callback in signatures(value, option)) if value else ()
 
 
-def _plain(value: Any) -> Any:
-    return value.total_seconds() if isinstance(value, timedelta) else value
+def _plain(value: Any, app: Dray) -> Any:
+    """Return an option's value as it can travel: durations as seconds, instants with their zone."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=app.zone)
+    return value

@@ -67,7 +67,7 @@ def unpack(body: bytes) -> Message:
         raise DecodeError(f"truncated: the metadata should be {length} bytes and {len(body) - start} are there")
     try:
         message = _decoder.decode(body[start:end])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DecodeError(f"the metadata cannot be read: {error}") from None
     # The message is ours alone until it is returned; setting the field here saves a copy of the whole of it.
     _set(message, "payload", body[end:])

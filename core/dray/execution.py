@@ -102,6 +102,8 @@ class Execution:
         for followup in ended.followups:
             if followup.task in self.app.tasks:
                 self.eagerly(self.app.tasks[followup.task], followup)
+            else:
+                self.app.broker.publish([self.app.sender.enclose(followup)])
         return ended.report or about(message, states.PENDING)
 
     def unrun(self, message: Message, outcome: Outcome) -> Ended:
@@ -248,7 +250,7 @@ class Execution:
                 worker=self.hostname,
                 children=tuple(context.children),
             )
-        self._tell(job, ended.outcome, now - began)
+        self.tell(job.message, ended.outcome, now - began, job.task.options.get("throws", ()))
         return ended
 
     def _written(self, job: Job, context: Context, outcome: Outcome) -> Ended:
@@ -301,30 +303,36 @@ class Execution:
             return {}
         return {"call": message.payload, "call_type": message.content_type, "call_encoding": message.content_encoding}
 
-    def _tell(self, job: Job, outcome: Outcome, runtime: float) -> None:
-        """One line in the log, and one event, for each run that ended."""
+    def tell(self, message: Message, outcome: Outcome, runtime: float | None = None, expected: Any = ()) -> None:
+        """Write one line and send one event for a message that has come to something, run (for `runtime` s) or not.
+
+        A failure with one of the `expected` exceptions is part of the work and shows no traceback.
+        """
         listening = self.app.plugins.has("event")
         if type(outcome) is Done and not listening and not logger.isEnabledFor(logging.INFO):
             return
-        message, expected = job.message, job.task.options.get("throws", ())
         level, verb, rest, shown = logging.INFO, type(outcome).__name__.lower(), "", None
         match outcome:
             case Done():
                 verb = "succeeded"
             case Again(delay, error):
-                level, verb, rest = logging.WARNING, "retried", f"again in {delay:.3g} s: {_line(error)}"
+                asked = type(error) is Retry and error.exc is None
+                level, verb = logging.WARNING, "retried"
+                rest = f"again in {delay:.3g} s" if asked else f"again in {delay:.3g} s: {_line(error)}"
             case Failed(error):
                 level, verb, rest = logging.ERROR, "failed", _line(error)
                 shown = None if isinstance(error, expected) else _shown(error)
             case Rejected(reason):
                 level, verb, rest = logging.ERROR, "rejected", reason
+            case Revoked(reason):
+                rest = reason
         if logger.isEnabledFor(level):
-            text = f"%s[%s] {verb} in %.3fs%s"
+            took = "" if runtime is None else f" in {runtime:.3f}s"
             said = f": {rest}" if rest else ""
             extra = {"action": verb, "task_id": message.id, "runtime": runtime}
-            logger.log(level, text, message.task, message.id, runtime, said, exc_info=shown, extra=extra)
+            logger.log(level, "%s[%s] %s%s%s", message.task, message.id, verb, took, said, exc_info=shown, extra=extra)
         if listening:
-            self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime, reason=rest)
+            self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
 
     # The hooks of a task's own class
 

@@ -41,6 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a task or a worker."""
 
     #: task-sent, task-started, task-succeeded, task-failed, task-retried, task-revoked, task-rejected, task-expired,
+    #: task-ignored, task-requeued, task-released, task-handedback,
     #: worker-online, worker-stopping, worker-offline, broker-lost, broker-back, backend-lost, backend-back, lease-lost.
     type: str
     #: When (seconds since 1970).
@@ -49,7 +50,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     message: Message | None = None
     #: The worker concerned, for worker events: `name@host`.
     worker: str = ""
-    #: What else there is to say: `runtime` (seconds), `error` (text), `reason`, `delay` (seconds) ...
+    #: What else there is to say. Of a task that ended: `runtime` (seconds) and `reason` (text). Of a worker: `queues`,
+    #: `reason`, `away` (seconds). Of lost leases: `ids`.
     details: Mapping[str, Any] = {}
 
 

@@ -141,12 +141,12 @@ class Settler:
     def _run(self) -> None:
         entries: list[_Entry] = []
         notes: list[Record] = []
-        while not self._given_up.is_set():
+        while True:
+            if self._closing.is_set() and not entries and not notes and self._queue.empty():
+                return
             self._gather(entries, notes)
-            if not entries and not notes:
-                if self._closing.is_set():
-                    return
-                continue
+            if self._given_up.is_set():
+                return
             try:
                 entries = self._round(entries, notes)
             except BrokerUnavailable as error:
@@ -401,6 +401,7 @@ def _record(entry: _Entry, report: Report | None = None) -> Record:
 
 def _unstorable(report: Report, reason: Exception) -> Report:
     """Return what is stored instead of a report that the backend does not take."""
-    failure = Failure(module="dray.errors", qualname="BackendError", text=f"the result backend refused it: {reason}")
+    text = f"the result backend refused it: {reason}"
+    failure = Failure(module="dray.errors", qualname="BackendError", text=text, args=(text,))
     state = states.FAILURE if report.state == states.SUCCESS else report.state
     return msgspec.structs.replace(report, state=state, failure=failure, value=b"", call=b"")

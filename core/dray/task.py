@@ -234,7 +234,7 @@ class Task(Generic[P, R]):
         record = progress(self.app, message, task_id or request.id, state, meta, request)
         if message is not None and request.note is not None:
             request.note(record)
-        else:
+        elif not (message is not None and self.app.backend is None):  # as in a worker: nobody keeps it, nobody minds
             self.app.backend_for_writing().store([record], self.app.conf.result_expires)
 
     # To override in a base class. Called in the thread (or, for `async def`, awaited on the loop) that ran the task.

@@ -339,6 +339,7 @@ class Worker:
 
     def _unrun(self, job: Job, outcome: Outcome) -> Ended:
         """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""
+        self._execution.tell(job.message, outcome)
         if isinstance(outcome, HandedBack):
             # Sent again rather than requeued, which would count: the worker that knows it shall have all its tries.
             again, eta = job.message.handed_back + 1, self.app.clock.time() + outcome.delay

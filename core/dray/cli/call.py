@@ -90,10 +90,10 @@ def call(
     if not wait:
         click.echo(result.id)
         return
-    from .result import end_with
+    from .result import end_with, wait_for
 
     click.echo(f"sent {result.id}, waiting for its end", err=True)
-    result.get(timeout, propagate=False)
+    wait_for(result, timeout)
     end_with(result)
 
 

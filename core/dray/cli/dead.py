@@ -231,7 +231,7 @@ def _lines(app: Dray, letter: Waiting, message: Message | None) -> list[tuple[st
         ("reason", Styled(letter.reason, "red")),
         ("task", task_of(message)),
         ("queue", letter.queue),
-        ("buried", f"{moment(letter.buried)} ({age(letter.buried)} ago)" if letter.buried else ""),
+        ("buried", f"{moment(letter.buried)}, {age(letter.buried)} old" if letter.buried else ""),
         ("deliveries", str(letter.delivery_count)),
     ]
     if message is None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import stat
+import sys
 import sysconfig
 import tempfile
 import time
@@ -27,7 +28,7 @@ from ..settings import Settings
 from .command import command, option
 from .demo_crew import Crew
 from .demo_ledger import Ledger
-from .demo_report import Account, Contents, Kill, account, as_json, contents, show
+from .demo_report import Account, Contents, Kill, account, as_json, contents, cut, show
 from .demo_screen import Screen, open_screen
 from .demo_tasks import Facts, analyse, app
 from .exits import FAILURE, INTERRUPTED, OK, USAGE, Stop
@@ -47,6 +48,8 @@ LOOK, STALL = 0.02, 60.0
 QUIET = 1.0
 #: Seconds one result may take once the ledger says that its task has ended.
 RESULT = 15.0
+#: What is read unless DIR is given.
+STDLIB = f"Python {sys.version_info.major}.{sys.version_info.minor}'s standard library"
 #: Folders below DIR that hold no files of one's own; hidden ones are left out too.
 LEFT_OUT = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
 
@@ -74,8 +77,9 @@ LEFT_OUT = frozenset({"__pycache__", "site-packages", "dist-packages", "node_mod
     "--concurrency",
     metavar="N",
     type=click.IntRange(min=1),
-    help="How many tasks a worker runs at once.",
-    default_text="twice the CPUs, at least 4",
+    default=2,
+    help="How many tasks a worker runs at once. Parsing Python holds its lock: more threads gain nothing here.",
+    default_text="2",
 )
 @option("--limit", metavar="N", type=click.IntRange(min=1), help="Take the first N files only.", default_text="all")
 @option("--keep", is_flag=True, help="Keep the folder with the queue, the results and the ledger, and say where it is.")
@@ -86,7 +90,7 @@ def demo(
     directory: str | None,
     no_kill: bool,
     workers: int,
-    concurrency: int | None,
+    concurrency: int,
     limit: int | None,
     keep: bool,
     json_wanted: bool,
@@ -99,7 +103,7 @@ def demo(
     """
     _refuse_others(ctx.find_object(Session))
     root = Path(directory or sysconfig.get_path("stdlib")).absolute()
-    title = "Python's standard library" if directory is None else printable(click.format_filename(directory))
+    title = STDLIB if directory is None else printable(click.format_filename(directory))
     files = find_files(root)[:limit]
     if not files:
         raise Stop(f"there are no files below {title}", USAGE)
@@ -127,7 +131,7 @@ def demo(
     else:
         show(screen, inside, ledger)
     if keep:
-        click.echo(f"\nKept: {folder}", err=json_wanted)
+        click.echo(f"\nKept: {folder} ({', '.join(sorted(os.listdir(folder)))})", err=json_wanted)
     ctx.exit(OK if ledger.done == ledger.sent else FAILURE)
 
 
@@ -155,7 +159,7 @@ class Demo:
         """Run it all; return what is in the files, and what became of the tasks."""
         screen, total = self._screen, len(self._files)
         configure(self._folder)
-        screen.line(click.style(f"dray demo: {title}, one task for each file", bold=True))
+        screen.line(click.style(f"dray demo: {cut(title, 44)}, one task for each file", bold=True))
         screen.line()
         screen.say("queue", "an SQLite file in a temporary folder; no server")
         start = time.time()
@@ -167,7 +171,6 @@ class Demo:
         pids = [self._crew.start() for _ in range(self._workers)]
         screen.say("worker", f"process {', '.join(map(str, pids))}")
         screen.say("lease", f"{LEASE:.0f} s: what a dead worker held comes back that soon (default: 30 s)")
-        screen.line()
         screen.begin(total)
         self._watch(began)
         screen.end()
@@ -192,7 +195,8 @@ class Demo:
             if self._ledger.read():
                 news = time.monotonic()
             self._screen.moved(self.done, self.done / (time.time() - began))
-            self._crew.check()
+            for pid in self._crew.fallen():
+                self._replace(pid, "killed")
             if self.done == total and self._kill is None:
                 return
             # What a killed worker had done but not acknowledged is run once more, and belongs to the account. A task
@@ -208,11 +212,17 @@ class Demo:
         pid = self._crew.kill_one()
         at = time.time()
         self._ledger.read()
-        cut_short = self._ledger.cut_short(pid)
-        self._screen.say("kill -9", f"process {pid}, with {len(cut_short)} tasks half done", "red")
+        held = self._ledger.held_by(pid)
+        replacement = self._replace(pid, "kill -9")
+        self._kill = Kill(at=at, done=done, replacement=replacement, held=held)
+
+    def _replace(self, pid: int, what: str) -> int:
+        held = len(self._ledger.held_by(pid))
+        half_done = f"{held} task{'s' * (held != 1)} half done" if held else "between two tasks"
+        self._screen.say(what, f"process {pid}, {half_done}", "red")
         replacement = self._crew.start()
-        self._kill = Kill(at=at, done=done, pid=pid, replacement=replacement, cut_short=cut_short)
         self._screen.say("worker", f"process {replacement} takes over", "green")
+        return replacement
 
     def _left(self) -> int:
         """Return how many tasks wait or are in a worker's hands."""

@@ -20,12 +20,10 @@ SHOWN = 12
 class Crew:
     """The workers of one demo. They run in `folder`, whose dray.toml they read, and write what they log there."""
 
-    def __init__(self, folder: Path, concurrency: int | None) -> None:
+    def __init__(self, folder: Path, concurrency: int) -> None:
         self._folder = folder
         self._log = folder / "worker.log"
-        options = ["--loglevel", "warning"]
-        if concurrency is not None:
-            options += ["--concurrency", str(concurrency)]
+        options = ["--loglevel", "warning", "--concurrency", str(concurrency)]
         self._command = [sys.executable, "-m", "dray", "-A", TASKS, "worker", *options]
         self._workers: list[subprocess.Popen[bytes]] = []
 
@@ -52,12 +50,18 @@ class Crew:
         worker.wait()
         return worker.pid
 
-    def check(self) -> None:
-        """Raise `Stop` with the end of its log when a worker has ended by itself."""
-        for worker in self._workers:
-            if worker.poll() is not None:
+    def fallen(self) -> list[int]:
+        """Return the process ids of workers that somebody else killed, each once.
+
+        Raises `Stop` with the end of its log when a worker has ended by itself.
+        """
+        fallen = [worker for worker in self._workers if worker.poll() is not None]
+        for worker in fallen:
+            if worker.returncode >= 0:
                 log = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN:]
                 raise Stop("\n".join([f"worker {worker.pid} ended by itself ({worker.returncode}). It said:", *log]))
+            self._workers.remove(worker)
+        return [worker.pid for worker in fallen]
 
     def stop(self, grace: float = GRACE) -> None:
         """End all workers: in order within `grace` seconds, or else by force. Safe twice."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,12 +53,17 @@ class Ledger:
         """When the last task ended that had not ended before."""
         return max((entries[0].at for entries in self.ended.values()), default=None)
 
-    def cut_short(self, pid: int) -> set[int]:
+    @property
+    def cut_short(self) -> set[int]:
+        """The tasks that were begun more often than they were ended."""
+        return {number for number, entries in self.began.items() if len(entries) > len(self.ended.get(number, ()))}
+
+    def held_by(self, pid: int) -> set[int]:
         """Return the tasks that process `pid` began and did not end."""
         begun = {number for number, entries in self.began.items() if any(entry.pid == pid for entry in entries)}
         return {number for number in begun if all(entry.pid != pid for entry in self.ended.get(number, ()))}
 
-    def begun_after(self, at: float, pids: Collection[int]) -> float | None:
-        """Return when one of `pids` first began a task after `at`."""
-        begun = (entry.at for entries in self.began.values() for entry in entries if entry.pid in pids)
-        return min((moment for moment in begun if moment >= at), default=None)
+    def first_of(self, pid: int) -> float | None:
+        """Return when process `pid` began its first task."""
+        begun = (entry.at for entries in self.began.values() for entry in entries if entry.pid == pid)
+        return min(begun, default=None)

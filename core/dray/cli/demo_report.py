@@ -18,14 +18,13 @@ from .tables import printable
 
 #: How many of the most used names are shown.
 TOP = 10
-#: Columns that the longest line takes.
-WIDTH = 78
 
-NEXT = r"""
-  dray doctor
-  printf 'import dray\napp = dray.Dray()\n@app.task\ndef hi(): return 42\n' > my.py
-  dray -A my call my.hi && dray -A my worker --burst
-"""
+#: Commands that work as they stand, in any folder that one may write into.
+NEXT = (
+    ("dray doctor", "what can your queue do?"),
+    (r"printf 'import dray\napp = dray.Dray()\n@app.task\ndef hi(): print(42)' >my.py", ""),
+    ("dray -A my call my.hi && dray -A my worker --burst", "your first task"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +34,10 @@ class Kill:
     at: float
     #: How many tasks were done by then.
     done: int
-    pid: int
+    #: The process id of the one that took over.
     replacement: int
     #: What it had begun and not ended.
-    cut_short: Collection[int]
+    held: Collection[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ class Account:
     #: Neither done nor failed: must be none.
     lost: int
     run_twice: int
-    #: Begun by the killed worker, which did not end them.
+    #: Begun by a worker that did not live to end them.
     cut_short: int
     executions: int
     sending: float
@@ -83,7 +82,7 @@ class Account:
     killed_at: int | None
     #: From the kill until its replacement began its first task.
     recovery: float | None
-    #: From the kill until all that it cut short was done.
+    #: From the kill until all that the killed one had begun was done.
     caught_up: float | None
 
 
@@ -124,19 +123,19 @@ def account(
         failed=failed,
         lost=sent - done - failed,
         run_twice=len(ledger.run_twice),
-        cut_short=len(kill.cut_short) if kill else 0,
+        cut_short=len(ledger.cut_short),
         executions=ledger.executions,
         sending=round(sending, 3),
         working=round(working, 3),
         tasks_per_second=round(done / working, 1),
         killed_at=kill.done if kill else None,
-        recovery=_since(kill, ledger.begun_after(kill.at, {kill.replacement})) if kill else None,
+        recovery=_since(kill, ledger.first_of(kill.replacement)) if kill else None,
         caught_up=_since(kill, max(_ended(ledger, kill), default=None)) if kill else None,
     )
 
 
 def _ended(ledger: Ledger, kill: Kill) -> list[float]:
-    return [ledger.ended[number][0].at for number in kill.cut_short if number in ledger.ended]
+    return [ledger.ended[number][0].at for number in kill.held if number in ledger.ended]
 
 
 def _since(kill: Kill, moment: float | None) -> float | None:
@@ -145,7 +144,9 @@ def _since(kill: Kill, moment: float | None) -> float | None:
 
 def as_json(title: str, inside: Contents, ledger: Account) -> dict[str, Any]:
     """Return the report for machines."""
-    return {"directory": title, **asdict(inside), "ledger": asdict(ledger)}
+    path, size = inside.biggest
+    readable = {"biggest": {"path": path, "bytes": size}, "names": dict(inside.names)}
+    return {"directory": title, **asdict(inside), **readable, "ledger": asdict(ledger)}
 
 
 def show(screen: Screen, inside: Contents, ledger: Account) -> None:
@@ -155,22 +156,23 @@ def show(screen: Screen, inside: Contents, ledger: Account) -> None:
     kinds += [("unreadable", inside.unreadable)] if inside.unreadable else []
     _row(screen, "files", f"{inside.files:,}", ", ".join(f"{number:,} {kind}" for kind, number in kinds))
     _row(screen, "lines", f"{inside.lines:,}", f"{inside.words:,} words")
-    broken = f"{inside.unparsed:,} Python file(s) do not parse: broken, or not for this Python"
+    broken = f"{inside.unparsed:,} Python file(s) not parsed: broken, or too large"
     _row(screen, "functions", f"{inside.functions:,}", broken if inside.unparsed else "")
     _row(screen, "classes", f"{inside.classes:,}")
     path, size = inside.biggest
-    _row(screen, "bytes", f"{inside.bytes:,}", f"biggest: {_cut(path, 32)} ({size:,})" if path else "")
+    _row(screen, "bytes", f"{inside.bytes:,}", f"biggest: {cut(path, 26)} ({size:,})" if path else "")
     if inside.names:
         screen.line()
         _heading(screen, "Most used names", gap=False)
-        half = (len(inside.names) + 1) // 2
-        for row in (inside.names[:half], inside.names[half:]):
-            screen.line("  " + "".join(f"{_cut(name, 8):<8}{number:>6,} " for name, number in row).rstrip())
+        rows = (len(inside.names) + 1) // 2
+        for row in range(rows):
+            pairs = inside.names[row::rows]
+            screen.line("  " + "   ".join(f"{cut(name, 21):<21} {number:>12,}" for name, number in pairs))
     _show_account(screen, ledger)
     screen.line()
     _heading(screen, "Try next", gap=False)
-    for line in NEXT.strip("\n").splitlines():
-        screen.line(line)
+    for command, comment in NEXT:
+        screen.line(f"  {click.style(command, fg='cyan')}" + (f"  # {comment}" if comment else ""))
 
 
 def _show_account(screen: Screen, ledger: Account) -> None:
@@ -193,10 +195,10 @@ def _show_account(screen: Screen, ledger: Account) -> None:
 
 
 def _why_twice(ledger: Account) -> str:
-    if ledger.killed_at is None:
+    if not ledger.run_twice:
         return ""
     unsettled = ledger.run_twice - ledger.cut_short
-    why = f"{ledger.cut_short:,} cut short by the kill"
+    why = f"{ledger.cut_short:,} cut short"
     return f"{why}, {unsettled:,} done but not yet acknowledged" if unsettled > 0 else why
 
 
@@ -215,5 +217,6 @@ def _shown(path: Path, root: Path) -> str:
     return printable(os.fsencode(path.relative_to(root)).decode(errors="replace"))
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """Return `text`, or the end of it that fits into `width` columns."""
     return text if len(text) <= width else "..." + text[3 - width :]

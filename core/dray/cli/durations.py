@@ -23,8 +23,11 @@ def short(seconds: float) -> str:
 
 
 def age(instant: float | None) -> str:
-    """Return how long ago an instant (seconds since 1970) was; "" for None."""
-    return "" if instant is None else short(max(0.0, time.time() - instant))
+    """Return how long ago an instant (seconds since 1970) was, in whole seconds at the finest; "" for None."""
+    if instant is None:
+        return ""
+    passed = int(time.time() - instant)
+    return short(passed) if passed >= 1 else "now"
 
 
 def moment(when: datetime | float | None) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ..capabilities import resolve
+from ..errors import DrayError
 from ..plugin_loading import KINDS, PluginInfo
 from .command import command, group, option
 from .session import Session
@@ -22,6 +24,7 @@ from .tables import Cell, Styled, coloured, show_json, show_table
             "dray plugins --json | jq '.plugins[] | select(.state != \"loaded\")'",
             "for scripts: what is left out, and why",
         ),
+        ("dray plugins brokers", "compare what the installed brokers can do"),
         ("dray plugins new broker acme", "write a working broker plugin, with its test"),
     ],
 )
@@ -47,6 +50,30 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     if not with_reasons:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     show_table(columns, rows)
+
+
+@command("brokers", examples=[("dray plugins brokers", "a feature per line, a broker per column")])
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def brokers(session: Session, as_json: bool) -> None:
+    """Compare what the installed brokers can do: native, emulated by dray, or refused.
+
+    As they declare it; what a server's version decides is known once connected: `dray --url URL doctor`.
+    """
+    installed = session.app.plugins
+    found: dict[str, dict[str, str]] = {}
+    for name in installed.names("brokers"):
+        try:
+            declared = installed.find("brokers", name).capabilities
+        except DrayError as error:
+            click.echo(f"{name}: {error}", err=True)
+            continue
+        found[name] = {row.feature: row.how for row in resolve(declared)}
+    if as_json:
+        show_json({"brokers": found})
+        return
+    features = dict.fromkeys(feature for table in found.values() for feature in table)
+    show_table(["feature", *found], [[one, *(coloured(table[one]) for table in found.values())] for one in features])
 
 
 @group("new", examples=[("dray plugins new broker acme", "a package dray-acme, in a folder of its own")])
@@ -84,6 +111,7 @@ def broker(name: str, directory: Path) -> None:
 
 new.add_command(broker)
 plugins.add_command(new)
+plugins.add_command(brokers)
 
 
 def _rows(plugin: PluginInfo, claims: Counter[tuple[str, str]]) -> list[list[Cell]]:

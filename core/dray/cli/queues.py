@@ -124,7 +124,7 @@ def _peek(app: Dray, queue: str, limit: int, as_json: bool) -> None:
         return
     if not rows:
         known = known_queues(app) if app.broker.capabilities.size else []
-        click.echo(f"Nothing waits in {queue!r}{nearest(queue, known) if queue not in known else ''}.")
+        click.echo(f"Nothing waits in {queue!r}{(queue not in known and nearest(queue, known)) or '.'}")
         return
     show_table(
         ["id", "task", "priority", "age", "state", "attempt"],

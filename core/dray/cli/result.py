@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import states
-from ..errors import ResultError
+from ..errors import ResultError, ResultTimeout
 from ..result import AsyncResult
 from .command import command, option
 from .durations import iso, moment, short
@@ -20,6 +20,8 @@ from .tables import coloured, printable, show_facts, show_json
 
 #: Longest result (characters) that is shown on one line.
 ONE_LINE = 100
+#: Seconds of waiting in silence.
+QUIET = 5.0
 
 
 @command(
@@ -43,7 +45,7 @@ def result(session: Session, id: str, wait: bool, timeout: float | None, traceba
     """
     found = session.app.AsyncResult(id)
     if wait:
-        found.get(timeout, propagate=False)
+        wait_for(found, timeout)
     state = found.state
     if state == states.UNKNOWN:
         raise Stop(
@@ -77,6 +79,21 @@ def facts_of(found: AsyncResult[Any], state: str) -> dict[str, Any]:
         "ended": iso(found.date_done),
         "children": [child.id for child in found.children],
     }
+
+
+def wait_for(found: AsyncResult[Any], timeout: float | None) -> None:
+    """Wait for the end of a task; when nothing happens for a while, say what may be missing."""
+    first = QUIET if timeout is None else min(QUIET, timeout)
+    try:
+        found.get(first, propagate=False)
+    except ResultTimeout:
+        if timeout is not None and timeout <= QUIET:
+            raise
+        click.echo(f"still {found.state}; does a worker run that takes from its queue?", err=True)
+        try:
+            found.get(None if timeout is None else timeout - first, propagate=False)
+        except ResultTimeout:
+            raise ResultTimeout(f"task {found.id} has not ended within {timeout} s; its state is {found.state}") from None
 
 
 def end_with(found: AsyncResult[Any]) -> None:

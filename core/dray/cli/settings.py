@@ -76,7 +76,7 @@ def _show_one(row: Row, conf: Settings, value: str) -> None:
 
 
 def _value(row: Row, value: str) -> Cell:
-    text = value if len(value) <= 40 else value[:37] + "..."
+    text = value if len(value) <= 24 else value[:21] + "..."
     return f"{text} {_short(row.unit)}".rstrip() if value != "None" else text
 
 

@@ -94,7 +94,7 @@ def _padded(cell: Styled, width: int, right: bool) -> str:
 
 
 def _style(cell: Styled) -> str:
-    if not cell.style:
+    if not cell.style or not cell.text:
         return cell.text
     if cell.style in ("dim", "bold"):
         return click.style(cell.text, **{cell.style: True})

@@ -6,25 +6,32 @@ import threading
 
 from ..clock import ManualClock
 
-#: What the names of a worker's own threads begin with.
-ENGINE = "dray-"
+#: The one thread of a worker that always has something to wait for; it must not make time pass.
+KEEPER = "dray-keeper"
 #: Real seconds between two looks at whether a wait is over.
 LOOK = 0.005
 
 
 class HeldClock(ManualClock):
-    """A `ManualClock` on which only the worker waits for the test to move on.
+    """A `ManualClock` that stands still while nobody waits for it to move.
 
-    Anybody else who waits (`result.get(timeout=5)`, a sender while the broker is away) waits for as many real seconds,
-    and moves the clock by as much: a test that waits for what never comes is told so and does not hang.
+    Whoever waits (`result.get(timeout=5)`, a sender while the broker is away, an idle worker in the background) waits
+    for real seconds, and the clock moves by as many: a test that waits for what never comes is told so and does not
+    hang. `dray_worker` waits for nothing, so during its runs and between them only the test moves the clock.
     """
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        if threading.current_thread().name.startswith(ENGINE):
+        if threading.current_thread().name == KEEPER:
             return super().wait(event, seconds)
         end, waited = self.monotonic() + seconds, 0.0
-        while not event.wait(min(LOOK, max(seconds - waited, 0.0))) and (left := end - self.monotonic()) > 0:
+        while not event.wait(min(LOOK, max(seconds - waited, 0.0))) and self.monotonic() < end:
             waited += LOOK
             if waited >= seconds:
-                self.advance(left)
+                self._move_to(end)
         return event.is_set()
+
+    def _move_to(self, instant: float) -> None:
+        # Not advance(): of two that waited for the same time, one finds it passed already.
+        with self._moved:
+            self._now = max(self._now, instant)
+            self._moved.notify_all()

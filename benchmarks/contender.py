@@ -1,0 +1,86 @@
+"""What takes part in a measure: dray on some broker, or the bare loop beside it, all with the same verbs."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Kind = Literal["def", "async def"]
+
+
+class Answer(NamedTuple):
+    """How long one call took, in seconds from before it was sent."""
+
+    started: float
+    returned: float
+
+
+Ask = Callable[[], Answer]
+
+
+class Ledger:
+    """Counts what has run, outside of whatever is measured: one byte appended to a file by each task.
+
+    Appending is atomic, so threads and processes may share the file. It costs about a microsecond, on every side.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def tick(self, number: int) -> None:
+        """Do the work of a `def` task, which is next to nothing."""
+        os.write(self._file, b".")
+
+    async def atick(self, number: int) -> None:
+        """Do the work of an `async def` task."""
+        os.write(self._file, b".")
+
+    def stamp(self, number: int) -> float:
+        """Return when the task started, on a clock that all processes of the machine share."""
+        return time.monotonic()
+
+    @property
+    def count(self) -> int:
+        """How many tasks have run."""
+        return os.fstat(self._file).st_size
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
+class Contender(ABC):
+    """One side of a measure, made anew in an empty folder for each trial.
+
+    Calls are numbered from 0, and the number is their only argument.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger = Ledger(folder / "ledger")
+
+    @abstractmethod
+    def send(self, count: int) -> None:
+        """Send `count` calls one by one, each safe in the queue before the next."""
+
+    @abstractmethod
+    def send_many(self, count: int, kind: Kind = "def", stored: bool = False) -> None:
+        """Send `count` calls as fast as that can be done at once."""
+
+    @abstractmethod
+    def work(self, kind: Kind, stored: bool) -> None:
+        """Run all that `send_many` has sent with these options, until the queue is empty."""
+
+    @abstractmethod
+    def answering(self) -> AbstractContextManager[Ask]:
+        """Have a worker running; return what sends it a call and waits for the result."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self.ledger.close()

@@ -1,0 +1,81 @@
+"""The app that the fault tests run in worker processes: `dray -A faulty_shop worker`, set up by the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dray import Dray
+from dray.testing.faults import ExecutionLedger, FlakyBackend, FlakyBroker
+
+app = Dray("faulty_shop")
+ledger = ExecutionLedger(os.environ.get("FAULTY_LEDGER", "ledger.txt"))
+#: Seconds that `slow` takes.
+SLOW = float(os.environ.get("FAULTY_SLOW", "0"))
+
+_never = threading.Event()
+
+
+@app.task(bind=True)
+def quick(self: Any, n: int) -> int:
+    ledger.record(self.request.id)
+    _never.wait(0.001)
+    return n
+
+
+@app.task(bind=True)
+async def aquick(self: Any, n: int) -> int:
+    ledger.record(self.request.id)
+    await asyncio.sleep(0.001)
+    return n
+
+
+@app.task(bind=True, max_retries=2)
+def twice(self: Any, n: int) -> int:
+    """Succeeds at the second try."""
+    ledger.record(f"{self.request.id}/{self.request.retries}")
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return n
+
+
+@app.task(bind=True)
+def slow(self: Any, n: int) -> int:
+    ledger.record(self.request.id)
+    _never.wait(SLOW)
+    return n
+
+
+@app.task(bind=True)
+def poison(self: Any) -> None:
+    ledger.record(self.request.id)
+    os._exit(1)
+
+
+def die() -> None:
+    """End the process as kill -9 does: no handler, no flush, no farewell."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    _never.wait()
+
+
+def die_at(number: int) -> None:
+    """Have this process die at the `number`-th moment: before or after one of the calls it makes to its broker or backend."""
+    count, lock = 0, threading.Lock()
+
+    def observe(verb: str, moment: str) -> None:
+        nonlocal count
+        with lock:
+            count += 1
+            if count == number:
+                die()
+
+    _on_every_call(observe)
+
+
+def _on_every_call(observe: Callable[[str, str], None]) -> None:
+    FlakyBroker.between(app).observe(observe)
+    FlakyBackend.between(app).observe(observe)

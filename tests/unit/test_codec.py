@@ -1,0 +1,363 @@
+"""The wire format, byte by byte; and that whatever else lies in a queue is refused in words and never harms."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dray import ContentNotAccepted, DecodeError, Dray, Envelope, Message, SerializationError, Step
+from dray.codec import MAGIC, MAX_METADATA, pack, unpack
+from dray.testing import Driver, memory_app
+from dray.testing.held_clock import HeldClock
+
+MESSAGE = Message(
+    id="018bcfe5-6800-7000-8000-000000000000",
+    task="shop.add",
+    queue="default",
+    created=1_700_000_000.0,
+    payload=b"[[1,2],{}]",
+)
+
+
+def parts(body: bytes) -> tuple[bytes, int, dict[str, Any], bytes]:
+    """Take a body apart with nothing of dray: head, length, metadata, payload."""
+    length, shift, at = 0, 0, 4
+    while True:
+        length |= (body[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if body[at - 1] < 0x80:
+            break
+    return body[:4], length, msgspec.msgpack.decode(body[at : at + length]), body[at + length :]
+
+
+# What is written
+
+
+def test_a_body_begins_with_magic_version_and_flags() -> None:
+    assert pack(MESSAGE)[:4] == b"\xd7D1\x00"
+    assert MAGIC == b"\xd7D1"
+
+
+def test_a_message_written_by_hand_byte_by_byte_is_read() -> None:
+    body = (
+        b"\xd7D1"  # magic, version
+        b"\x00"  # flags: msgpack
+        b"\x0a"  # the metadata is 10 bytes long
+        b"\x82"  # a map of two
+        b"\xa2id\xa1i"  # "id": "i"
+        b"\xa1t\xa1t"  # "t": "t"
+        b"[[],{}]"  # the payload, untouched
+    )
+    assert unpack(body) == Message(id="i", task="t", payload=b"[[],{}]")
+    assert parts(pack(unpack(body)))[2:] == parts(body)[2:]
+
+
+def test_metadata_is_a_map_under_short_names_without_what_is_at_its_default() -> None:
+    head, _, metadata, payload = parts(pack(MESSAGE))
+    assert head == b"\xd7D1\x00"
+    assert metadata == {"id": MESSAGE.id, "t": "shop.add", "ts": 1_700_000_000.0}
+    assert payload == b"[[1,2],{}]"
+
+
+def test_every_field_has_its_short_name() -> None:
+    step = Step(task="s", payload=b"x", content_type="a/b", content_encoding="gzip", immutable=True, options={"queue": "z"})
+    full = Message(
+        id="i", task="t", queue="q", priority=3, created=1.0, eta=2.0, expires=3.0, retries=4, root_id="r",
+        parent_id="p", content_type="application/x-msgpack", content_encoding="zstd", ignore_result=True,
+        link=(step,), link_error=(Step(task="e", payload=b"", link=(step,)),), headers={"h": [1, None]}, origin="1@h",
+        payload=b"\x00\xff",
+    )  # fmt: skip
+    written = {"t": "s", "b": b"x", "ct": "a/b", "ce": "gzip", "im": True, "o": {"queue": "z"}}
+    assert parts(pack(full))[2] == {
+        "id": "i", "t": "t", "q": "q", "p": 3, "ts": 1.0, "nb": 2.0, "x": 3.0, "n": 4, "r": "r", "pa": "p",
+        "ct": "application/x-msgpack", "ce": "zstd", "ir": True, "l": [written],
+        "le": [{"t": "e", "b": b"", "l": [written]}], "h": {"h": [1, None]}, "og": "1@h",
+    }  # fmt: skip
+    assert unpack(pack(full)) == full
+
+
+@pytest.mark.parametrize("size", [0, 100, 127, 128, 300, 16_383, 16_384, 100_000])
+def test_the_length_is_a_varint_of_seven_bits_each_the_least_first(size: int) -> None:
+    message = MESSAGE.but(headers={"x": "y" * size})
+    body = pack(message)
+    _, length, metadata, payload = parts(body)
+    assert metadata["h"] == {"x": "y" * size}
+    assert len(body) == 4 + max(1, -(-length.bit_length() // 7)) + length + len(payload)
+    assert unpack(body) == message
+
+
+def test_decoded_arguments_never_travel() -> None:
+    body = pack(MESSAGE.but(args=(object(),), kwargs={"x": object()}))
+    assert unpack(body) == MESSAGE
+
+
+def test_a_payload_is_any_bytes_and_travels_untouched() -> None:
+    every = bytes(range(256)) * 3
+    assert unpack(pack(MESSAGE.but(payload=every))).payload == every
+    assert unpack(pack(MESSAGE.but(payload=b""))).payload == b""
+
+
+@pytest.mark.parametrize("headers", [{"x": object()}, {("a", "b"): object()}, {"deep": [{"x": 2**70}]}])
+def test_headers_that_cannot_be_written_are_refused(headers: Any) -> None:
+    with pytest.raises(SerializationError, match="header"):
+        pack(MESSAGE.but(headers=headers))
+
+
+# What is read
+
+
+def test_unknown_metadata_of_a_newer_dray_is_passed_over() -> None:
+    metadata = msgspec.msgpack.encode({"id": "i", "t": "t", "from the future": [1, {"a": None}]})
+    assert unpack(b"\xd7D1\x00" + bytes([len(metadata)]) + metadata + b"p") == Message(id="i", task="t", payload=b"p")
+
+
+def test_a_body_cut_off_anywhere_is_refused_and_never_half_understood(dray_app: Dray) -> None:
+    body = pack(MESSAGE)
+    for end in range(len(body)):
+        with pytest.raises(DecodeError):
+            dray_app.payloads.arguments(unpack(body[:end]))
+    assert dray_app.payloads.arguments(unpack(body))[0] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"", "not a dray message: it is empty"),
+        (b"\x00", "not a dray message: it begins with"),
+        (b"hello world, how are you", "not a dray message: it begins with b'hello wo'"),
+        (b"\xd7D", "not a dray message"),
+        (b"\xd7D2\x00\x01x", r"written by another dray \(wire version b'2', flags 0\); this one reads version b'1'"),
+        (b"\xd7D1\x01\x01x", r"written by another dray \(wire version b'1', flags 1\)"),
+        (b"\xd7D1\x00", "truncated"),
+        (b"\xd7D1\x00\x05abc", "truncated: the metadata should be 5 bytes and 3 are there"),
+        (b"\xd7D1\x00\x80", "truncated: the length of the metadata has no end"),
+        (b"\xd7D1\x00" + b"\xff" * 20, "truncated: the length of the metadata has no end"),
+        (b"\xd7D1\x00\xff\xff\xff\xff\x0f" + b"x" * 50, "truncated: the metadata should be 4294967295 bytes"),
+        (b"\xd7D1\x00\x00", "the metadata cannot be read"),
+        (b"\xd7D1\x00\x01\xc1", "the metadata cannot be read"),
+        (b"\xd7D1\x00\x01\xc0", "the metadata cannot be read"),
+        (b"\xd7D1\x00\x01\x80", "the metadata cannot be read"),  # no id, no task
+        (b"\xd7D1\x00\x09\x82\xa2id\x05\xa1t\xa1t", "the metadata cannot be read"),  # the id is a number
+        (b"\xd7D1\x00\x0a\x82\xa2id\xa1\xff\xa1t\xa1t", "the metadata cannot be read"),  # the id is no text
+    ],
+)
+def test_bytes_that_are_no_message_are_refused_in_words(body: bytes, complaint: str) -> None:
+    with pytest.raises(DecodeError, match=complaint):
+        unpack(body)
+
+
+def test_metadata_that_claims_to_be_huge_is_refused_before_it_is_read() -> None:
+    length = MAX_METADATA + 1
+    varint = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+    with pytest.raises(DecodeError, match="1048577"):
+        unpack(b"\xd7D1\x00" + varint + b"\x00" * (length + 10))
+
+
+def test_metadata_nested_very_deeply_is_refused() -> None:
+    metadata = b"\x83\xa2id\xa1i\xa1t\xa1t\xa1h\x81\xa1x" + b"\x91" * 100_000 + b"\xc0"
+    length = len(metadata)
+    varint = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+    with pytest.raises(DecodeError):
+        unpack(b"\xd7D1\x00" + varint + metadata)
+
+
+def celery(body: bytes) -> bytes:
+    """A message of Celery's as it lies in Redis."""
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"lang": "py", "task": "shop.add", "id": "1"},
+            "properties": {"delivery_tag": "x", "delivery_info": {"routing_key": "celery"}},
+        }
+    ).encode()
+
+
+def test_a_message_of_celerys_is_recognised() -> None:
+    with pytest.raises(DecodeError, match="this is a Celery message"):
+        unpack(celery(b"[[1, 2], {}, {}]"))
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"[[1]]", b"{}", b"[1,2]", b"[{},[]]", b'["ab",{}]', b"[[],{},{}]", b"5", b"\xff"])
+def test_a_payload_that_is_no_pair_of_arguments_is_refused(dray_app: Dray, payload: bytes) -> None:
+    with pytest.raises(DecodeError):
+        dray_app.payloads.arguments(MESSAGE.but(payload=payload))
+
+
+class Bomb:
+    """What a planted pickle would do."""
+
+    exploded = False
+
+    def __reduce__(self) -> Any:
+        return setattr, (Bomb, "exploded", True)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/python-pickle", "text/evil", ""])
+def test_a_content_type_that_is_not_accepted_is_not_decoded(dray_app: Dray, content_type: str) -> None:
+    planted = MESSAGE.but(content_type=content_type, payload=pickle.dumps(([Bomb()], {})))
+    with pytest.raises(ContentNotAccepted, match=r"is not accepted \(accept_content: json, msgpack\)"):
+        dray_app.payloads.arguments(planted)
+    assert not Bomb.exploded
+
+
+def test_a_pickle_that_says_it_is_json_is_read_as_json(dray_app: Dray) -> None:
+    with pytest.raises(DecodeError):
+        dray_app.payloads.arguments(MESSAGE.but(payload=pickle.dumps(([Bomb()], {}))))
+    assert not Bomb.exploded
+
+
+@pytest.mark.dray(task_max_message_bytes=1000)
+@pytest.mark.parametrize("encoding", ["", "gzip", "zstd"])
+def test_a_payload_larger_than_allowed_is_refused_packed_or_not(dray_app: Dray, encoding: str) -> None:
+    payload = json.dumps([["x" * 1_000_000], {}]).encode()
+    if encoding:
+        payload = dray_app.payloads.compressor(encoding).compress(payload)
+    with pytest.raises(DecodeError, match="task_max_message_bytes|larger|more than"):
+        dray_app.payloads.arguments(MESSAGE.but(payload=payload, content_encoding=encoding))
+
+
+# Through a worker: each of these is buried with its reason and its bytes, and the next message runs
+
+
+def _deep_json() -> bytes:
+    return pack(MESSAGE.but(task="add", payload=b"[[" + b"[" * 100_000 + b"]" * 100_000 + b"],{}]"))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: b"\x00\xffgarbage", "unreadable: not a dray message"),
+        (lambda: b"", "unreadable: not a dray message: it is empty"),
+        (lambda: b"\xd7D9\x00\x00", "unreadable: written by another dray"),
+        (lambda: pack(MESSAGE)[:20], "unreadable: truncated"),
+        (lambda: celery(b"[]"), "unreadable: this is a Celery message"),
+        (lambda: pack(MESSAGE.but(task="no.such.task")), "unknown task 'no.such.task'"),
+        (lambda: pack(MESSAGE.but(task="add", payload=b"not json")), "its arguments cannot be used"),
+        (lambda: pack(MESSAGE.but(task="add", payload=b"[[],{}]")), "its arguments cannot be used.*got no value for 'x'"),
+        (lambda: pack(MESSAGE.but(task="add", content_type="text/evil")), "not decoded: content type 'text/evil'"),
+        (lambda: pack(MESSAGE.but(task="add", content_encoding="rot13")), "rot13"),
+        (_deep_json, "its arguments cannot be used.*nested too deeply"),
+        (lambda: pack(MESSAGE.but(task="add", payload=b"x" * 20_000_000)), "more than task_max_message_bytes allows"),
+        (
+            lambda: pack(MESSAGE.but(task="add", content_type="application/x-python-serialize", payload=pickle.dumps(Bomb()))),
+            "is not accepted",
+        ),
+    ],
+    ids=["garbage", "empty", "another version", "truncated", "celery", "unknown task", "no json", "missing argument",
+         "content type", "encoding", "deep json", "20 MB", "pickle"],
+)  # fmt: skip
+def test_what_cannot_be_run_is_buried_whole_with_its_reason(
+    dray_app: Dray, dray_worker: Driver, make: Callable[[], bytes], reason: str
+) -> None:
+    import re
+
+    task = dray_app.task(name="add")(lambda x, y=1: x + y)
+    body = make()
+    dray_app.broker.publish([Envelope(id="bad", queue="default", body=body)])
+    good = task.delay(1)
+    dray_worker.run_until_idle()
+    (letter,) = dray_app.broker.dead("default", 10)
+    assert re.search(reason, letter.reason), letter.reason
+    assert letter.body == body
+    assert good.get() == 2
+    assert not Bomb.exploded
+
+
+# For any message at all
+
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+instants = st.none() | st.floats(0, 1e11)
+
+
+def step(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
+    return st.builds(
+        Step,
+        task=text,
+        payload=st.binary(max_size=20),
+        immutable=st.booleans(),
+        options=st.dictionaries(text, plain, max_size=3),
+        link=inner.map(tuple),
+    )
+
+
+steps = st.recursive(st.just([]), lambda inner: st.lists(step(inner), max_size=2), max_leaves=4).map(tuple)
+messages = st.builds(
+    Message,
+    id=text,
+    task=text,
+    queue=text,
+    priority=st.integers(0, 9),
+    created=st.floats(0, 1e11),
+    eta=instants,
+    expires=instants,
+    retries=st.integers(0, 2**31),
+    root_id=st.none() | text,
+    parent_id=st.none() | text,
+    content_type=text,
+    content_encoding=text,
+    ignore_result=st.booleans(),
+    link=steps,
+    link_error=steps,
+    headers=st.dictionaries(text, plain, max_size=3),
+    origin=text,
+    payload=st.binary(max_size=200),
+)
+
+
+@settings(deadline=None)
+@given(messages)
+def test_whatever_is_packed_is_unpacked_the_same(message: Message) -> None:
+    assert unpack(pack(message)) == message
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+@example(b"\xd7D1\x00\x80\x80\x80\x80\x80\x80")
+def test_any_bytes_are_a_message_or_a_decode_error(body: bytes) -> None:
+    for candidate in (body, b"\xd7D1\x00" + body):
+        try:
+            assert isinstance(unpack(candidate), Message)
+        except DecodeError:
+            pass
+
+
+@settings(deadline=None)
+@given(messages, st.data())
+def test_a_message_with_one_byte_changed_is_a_message_or_a_decode_error(message: Message, data: st.DataObject) -> None:
+    body = bytearray(pack(message))
+    at = data.draw(st.integers(0, len(body) - 1))
+    body[at] = data.draw(st.integers(0, 255))
+    try:
+        assert isinstance(unpack(bytes(body)), Message)
+    except DecodeError:
+        pass
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(plain, max_size=4), st.dictionaries(text, plain, max_size=3), st.sampled_from(["json", "msgpack"]))
+def test_arguments_come_out_as_they_went_in(args: list[Any], kwargs: dict[str, Any], serializer: str) -> None:
+    encoded = APP.payloads.encode(MESSAGE.but(args=tuple(args), kwargs=kwargs), serializer, None)
+    found_args, found_kwargs, reader = APP.payloads.arguments(unpack(pack(encoded)))
+    assert (found_args, found_kwargs, reader.name) == (args, kwargs, serializer)
+
+
+APP = memory_app(HeldClock())
