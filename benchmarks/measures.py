@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import statistics
 import subprocess
@@ -240,11 +241,13 @@ def _running(arguments: tuple[str, ...], times: int) -> Trial:
 
 
 def _median(once: Callable[[], float], times: int) -> Samples:
+    once()  # leaves compiled bytecode and a warm disk cache, as after an installation
     return {"time": Sample(1000 * statistics.median(once() for _ in range(times)))}
 
 
 def _python(*arguments: str) -> str:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, env=settings).stdout
 
 
 # What they share

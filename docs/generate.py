@@ -1,7 +1,7 @@
 """Write the parts of the documentation that are made from the code: `python docs/generate.py [--check]`.
 
-With `--check` nothing is written; the exit code is 1 when a page is not what the code says. Whole pages are in `PAGES`.
-Tables inside pages that people write are in `TABLES`: each stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+With `--check` nothing is written; the exit code is 1 when a page is not what the code says. Whole pages are in `PAGES`,
+tables inside pages that people write in `TABLES`: each stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ CLI_HEAD = """\
 
 This page is generated from the commands themselves: `dray COMMAND --help` says the same.
 
-`dray COMMAND ...`, or `python -m dray COMMAND ...`. Results and tables go to stdout; logs, warnings and errors to stderr.
-What a worker does with its options is told in [workers.md](workers.md).
+`dray COMMAND ...`, or `python -m dray COMMAND ...`. Results and tables go to stdout; logs, warnings and errors to
+stderr. What a worker does with its options is told in [workers.md](workers.md).
 """
 
 API_HEAD = """\
 # Public names
 
-This page is generated. Every name here is imported from `dray`: `from dray import Dray`. Names that are not on this page,
-and all that begin with an underscore, may change without notice. `import dray` is cheap: a name is loaded when it is
-first used.
+This page is generated. Every name here is imported from `dray`: `from dray import Dray`. Names that are not on this
+page, and all that begin with an underscore, may change without notice. `import dray` is cheap: a name is loaded when it
+is first used.
 """
 
 #: Options of `@app.task` and `apply_async` that share a comment with their neighbour in core/dray/options.py.
@@ -283,7 +283,7 @@ def kits() -> str:
             tests = [name for name in vars(section) if name.startswith("test_")]
             if tests:
                 rows.append((kit.__name__, first_line(section).rstrip("."), str(len(tests))))
-    return table(("kit", "section", "tests"), rows)
+    return table(("kit", "section", "sentences"), rows)
 
 
 def resources() -> str:
@@ -334,15 +334,11 @@ def fields(source: str) -> Iterator[tuple[str, str, str, str]]:
 def _typed_words(name: str) -> str:
     rows = []
     for word, kind, _, comment in fields(inspect.getsource(getattr(options, name))):
-        # An option without a sentence of its own is a KeyError here: write one.
-        rows.append((f"`{word}`", kind.replace(" | ", " or "), WORDS[word] if word in WORDS else _sentence(word, comment)))
+        said = WORDS.get(word, comment)
+        if not said:
+            raise ValueError(f"the option {word!r} has no comment in core/dray/options.py and no sentence in WORDS")
+        rows.append((f"`{word}`", kind.replace(" | ", " or "), said))
     return table(("option", "type", "meaning"), rows)
-
-
-def _sentence(word: str, comment: str) -> str:
-    if not comment:
-        raise KeyError(f"the option {word!r} has no comment in core/dray/options.py and no entry in WORDS")
-    return comment
 
 
 def _built_in_brokers() -> Iterator[tuple[str, Capabilities]]:
@@ -386,7 +382,7 @@ def filled(page: str, text: str) -> str:
     for name, made in TABLES[page].items():
         mark = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.S)
         if not mark.search(text):
-            raise ValueError(f"docs/{page} has no place for the table {name!r}: <!-- generated: {name} --> <!-- end -->")
+            raise ValueError(f"docs/{page} has no <!-- generated: {name} --> with an <!-- end --> after it")
         content = made()
         text = mark.sub(lambda found, content=content: f"{found[1]}\n{content}\n{found[2]}", text)
     return text

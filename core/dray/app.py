@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import threading
 import weakref
@@ -31,7 +30,7 @@ from .hookspecs import Event
 from .ids import id_source
 from .message import Message
 from .middleware import Middleware
-from .options import check_send_options
+from .options import by_name, check_send_options, positional
 from .plugins import Plugins
 from .report import record
 from .result import AsyncResult, Rounds
@@ -149,10 +148,10 @@ class Dray:
         """The zone of datetimes that are given without one."""
         return UTC if self.conf.enable_utc else ZoneInfo(self.conf.timezone)
 
-    @cached_property
+    @property
     def origin(self) -> str:
         """Who sends: `pid@host`."""
-        return f"{os.getpid()}@{socket.gethostname()}"
+        return self.connections.origin
 
     @property
     def connections(self) -> Connections:
@@ -162,7 +161,6 @@ class Dray:
             # Whatever lock another thread held when the process forked stays behind with the old object.
             if found is not None:
                 self._lock = threading.RLock()
-                self.__dict__.pop("origin", None)
             with self._lock:
                 if self._connections is found:
                     self._connections = Connections(self.plugins, self.conf, self.clock)
@@ -288,7 +286,7 @@ class Dray:
     def send_task(
         self,
         name: str,
-        args: Iterable[Any] = (),
+        args: Iterable[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[SendOptions],
     ) -> AsyncResult[Any]:
@@ -297,7 +295,8 @@ class Dray:
             return self.tasks[name].apply_async(args, kwargs, **options)
         check_send_options(options, name)
         id = options.get("task_id") or self.new_id()
-        message = blank_message(self, name, options, None).but(id=id, args=tuple(args), kwargs=dict(kwargs or {}))
+        call = {"args": positional(args, name), "kwargs": by_name(kwargs, name)}
+        message = blank_message(self, name, options, None).but(id=id, **call)
         (sent,) = self.sender.publish([message], self._pack_unknown, options)
         return AsyncResult(sent.id, self, ignored=sent.ignore_result)
 

@@ -118,6 +118,7 @@ def resolve(capabilities: Capabilities) -> list[Support]:
             otherwise="emulated",
             cost="giving back counts as one delivery",
         ),
+        row("give back with delay", c.requeue_delay, otherwise="emulated", cost="it comes back at once"),
         row("retry with delay", c.max_delay > 0, cost="a retry runs at once"),
         row(
             "sending twice is harmless",

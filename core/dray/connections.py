@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class Connections:
 
     def __init__(self, plugins: Plugins, conf: Settings, clock: Clock) -> None:
         self.pid = os.getpid()
+        self.origin = f"{self.pid}@{socket.gethostname()}"
         self._plugins = plugins
         self._conf = conf
         self._clock = clock

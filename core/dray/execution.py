@@ -140,7 +140,7 @@ class Execution:
             report = about(message, states.STARTED, started=began, worker=self.hostname)
             self._note(record(message.id, report, rank(message, job.delivery.delivery_count)))
         if logger.isEnabledFor(logging.INFO):
-            logger.info("%s[%s] began", message.task, message.id, extra={"action": "began", "task_id": message.id})
+            logger.info("%s[%s] began", message.task, message.id, extra=_facts(message, "began"))
         if self.app.plugins.has("event"):
             self.app.notify("task-started", message, self.hostname)
         return context, began
@@ -162,7 +162,7 @@ class Execution:
             return task.run(*context.args, **context.kwargs)
         for one in reversed(self.app.middleware):
             call = _around(one.execute, call)
-        return call(context.message.but(args=context.args, kwargs=context.kwargs))
+        return call(_own_copy(context))
 
     async def _acall(self, task: Task[..., Any], context: Context) -> Any:
         if not self.app.middleware:
@@ -174,7 +174,7 @@ class Execution:
         call: Callable[[Message], Any] = innermost
         for one in reversed(self.app.middleware):
             call = _around(one.aexecute, call)
-        return await call(context.message.but(args=context.args, kwargs=context.kwargs))
+        return await call(_own_copy(context))
 
     def _returned(self, job: Job, context: Context, value: Any) -> Outcome:
         if job.cancelled:
@@ -329,7 +329,9 @@ class Execution:
         if logger.isEnabledFor(level):
             took = "" if runtime is None else f" in {runtime:.3f}s"
             said = f": {rest}" if rest else ""
-            extra = {"action": verb, "task_id": message.id, "runtime": runtime}
+            extra = _facts(message, verb)
+            if runtime is not None:
+                extra["runtime"] = round(runtime, 6)
             logger.log(level, "%s[%s] %s%s%s", message.task, message.id, verb, took, said, exc_info=shown, extra=extra)
         if listening:
             self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
@@ -386,6 +388,17 @@ class Execution:
         if isinstance(ended.outcome, (Again, Failed)):
             ended.outcome.error.__traceback__ = None
         return ended
+
+
+def _own_copy(context: Context) -> Message:
+    """Return the message for middleware to look at and change, arguments decoded, headers not shared with anybody."""
+    message = context.message
+    return message.but(args=context.args, kwargs=context.kwargs, headers=dict(message.headers))
+
+
+def _facts(message: Message, action: str) -> dict[str, Any]:
+    """Return what a line in the log says about a message, for logs that are data."""
+    return {"action": action, "task": message.task, "task_id": message.id, "queue": message.queue}
 
 
 def trace(error: BaseException) -> str:

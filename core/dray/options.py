@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .errors import TaskOptionError
+from .errors import ArgumentsError, SettingError, TaskOptionError
 from .message import HIGHEST_PRIORITY
 from .retries import seconds
+from .settings import read_setting
 from .urls import nearest
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ def check_task_options(options: Mapping[str, Any], task: str) -> None:
         if word not in TASK_WORDS:
             raise TaskOptionError(f"@app.task of {task} has no option {word!r}{nearest(word, TASK_WORDS)}")
     _check_shared(options, task)
+    name = options.get("name", task)
+    if not isinstance(name, str) or not 0 < len(name) <= 255:
+        raise TaskOptionError(f"@app.task(name=...) is a text of 1 to 255 characters; got {name!r}")
     deliveries = options.get("max_deliveries", 1)
     if isinstance(deliveries, bool) or not isinstance(deliveries, int) or deliveries < 1:
         raise TaskOptionError(f"{task}: max_deliveries is a whole number >= 1; got {deliveries!r}")
@@ -123,6 +127,41 @@ def check_send_options(options: Mapping[str, Any], task: str) -> None:
     task_id = options.get("task_id")
     if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id) <= 128):
         raise TaskOptionError(f"sending {task}: task_id is a text of 1 to 128 characters; got {task_id!r}")
+    eta = options.get("eta")
+    if eta is not None and not isinstance(eta, datetime):
+        raise TaskOptionError(f"sending {task}: eta is a datetime; for seconds from now say countdown; got {eta!r}")
+    headers = options.get("headers")
+    if headers is not None and not (isinstance(headers, Mapping) and all(isinstance(name, str) for name in headers)):
+        raise TaskOptionError(f"sending {task}: headers is a dict whose keys are texts; got {headers!r}")
+    if options.get("retry_policy") is not None:
+        _check_retry_policy(options["retry_policy"], task)
+
+
+def _check_retry_policy(policy: Any, task: str) -> None:
+    try:
+        read_setting("task_publish_retry_policy", policy)
+    except SettingError as error:
+        raise TaskOptionError(f"sending {task}: retry_policy: {error}") from None
+
+
+def positional(args: Any, task: str) -> tuple[Any, ...]:
+    """Return positional arguments given as a collection; raise `ArgumentsError` for what is none, such as a text."""
+    if args is None:
+        return ()
+    if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
+        raise ArgumentsError(
+            f"{task}: the arguments are given as a tuple; got {args!r}: for a single one write ({args!r},)"
+        )
+    return tuple(args)
+
+
+def by_name(kwargs: Any, task: str) -> dict[str, Any]:
+    """Return keyword arguments given as a mapping; raise `ArgumentsError` for what is none."""
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping):
+        raise ArgumentsError(f"{task}: keyword arguments are given as a dict; got {kwargs!r}")
+    return dict(kwargs)
 
 
 def _check_shared(options: Mapping[str, Any], task: str) -> None:
@@ -134,6 +173,9 @@ def _check_shared(options: Mapping[str, Any], task: str) -> None:
     queue = options.get("queue")
     if queue is not None:
         check_queue(queue, task)
+    for word in ("serializer", "compression"):
+        if not isinstance(options.get(word), str | None):
+            raise TaskOptionError(f"{task}: {word} is a name such as 'json' or 'gzip'; got {options[word]!r}")
 
 
 def check_queue(queue: Any, task: str) -> str:

@@ -71,6 +71,8 @@ class Sender:
 
     def prepare(self, message: Message, encode: Callable[[Message], Message]) -> Message:
         """Pass a message through the middleware and have its arguments written; return it as it will travel."""
+        # Blank messages share their headers; whoever changes them in place shall change this message only.
+        message = message.but(headers=dict(message.headers))
         call = encode
         for one in reversed(self.app.middleware):
             call = _around(one, call)
@@ -82,7 +84,7 @@ class Sender:
 
     def _envelope(self, message: Message, can: Capabilities) -> Envelope:
         delay = 0.0 if message.eta is None else max(0.0, message.eta - self.app.clock.time())
-        if delay > can.max_delay:
+        if can.max_delay < min(delay, FOREVER):
             limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
             raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
         if message.priority and can.priority_levels < 2:
@@ -99,7 +101,7 @@ class Sender:
             queue=message.queue,
             body=body,
             priority=message.priority,
-            delay=delay if delay < FOREVER else FOREVER,
+            delay=min(delay, FOREVER),
             attempt=message.retries + message.handed_back,
         )
 

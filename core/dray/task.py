@@ -20,7 +20,7 @@ from .canvas import Signature, steps
 from .context import DIRECTLY, TRACE_HEADERS, Context, current
 from .errors import MaxRetriesExceeded, Retry, TaskOptionError
 from .message import Message
-from .options import TASK_WORDS, SendOptions, check_send_options, check_task_options, instant
+from .options import TASK_WORDS, SendOptions, by_name, check_send_options, check_task_options, instant, positional
 from .report import progress
 from .result import AsyncResult
 from .retries import RetryPolicy, read_policy, seconds
@@ -99,14 +99,15 @@ class Task(Generic[P, R]):
         return self.apply_async(args, kwargs)
 
     def apply_async(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+        self, args: Iterable[Any] | None = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
     ) -> AsyncResult[R]:
         """Send the task with options: countdown, eta, expires, queue, priority, task_id, headers, link ...
 
         Raises ArgumentsError, SerializationError, TaskOptionError or NotSupported for what can never work, and
         BrokerUnavailable when the broker stayed away for all of `retry_policy`. Safe from any thread.
         """
-        message = self._fill(self._blank(options), tuple(args), dict(kwargs) if kwargs else {}, options.get("task_id"))
+        call = positional(args, self.name), by_name(kwargs, self.name)
+        message = self._fill(self._blank(options), *call, options.get("task_id"))
         if self.app.conf.task_always_eager:
             return self.app.run_eagerly(self, message)
         (sent,) = self.app.sender.publish([message], self._pack, options)
@@ -122,7 +123,10 @@ class Task(Generic[P, R]):
         if options.get("task_id") is not None:
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
         blank, fill = self._blank(options), self._fill
-        messages = [fill(blank, (), dict(c)) if isinstance(c, Mapping) else fill(blank, tuple(c), {}) for c in calls]
+        messages = [
+            fill(blank, (), dict(call)) if isinstance(call, Mapping) else fill(blank, positional(call, self.name), {})
+            for call in calls
+        ]
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
         sent = self.app.sender.publish(messages, self._pack, options)
@@ -134,7 +138,7 @@ class Task(Generic[P, R]):
         return await self.aapply_async(args, kwargs)
 
     async def aapply_async(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
+        self, args: Iterable[Any] | None = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[SendOptions]
     ) -> AsyncResult[R]:
         """`apply_async` for coroutines."""
         return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
@@ -146,10 +150,11 @@ class Task(Generic[P, R]):
         return await asyncio.to_thread(self.delay_many, calls, **options)
 
     def apply(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Iterable[Any] | None = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """Run the task here and now with everything a worker does: conversion, hooks, retries (at once), result."""
-        message = self._fill(self._blank(options), tuple(args), dict(kwargs or {}), options.get("task_id"))
+        call = positional(args, self.name), by_name(kwargs, self.name)
+        message = self._fill(self._blank(options), *call, options.get("task_id"))
         return self.app.run_eagerly(self, message)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
@@ -164,8 +169,9 @@ class Task(Generic[P, R]):
 
     def _blank(self, options: Mapping[str, Any]) -> Message:
         """Return what all calls with these options have in common: routed, timed, without id and arguments."""
-        if not options and current.get() is None and self._plain is not None:
-            return _replace(self._plain, created=self.app.clock.time())
+        if not options and self._plain is not None and current.get() is None:
+            # The origin is not part of what may be kept: it changes in a forked child.
+            return _replace(self._plain, created=self.app.clock.time(), origin=self.app.origin)
         check_send_options(options, self.name)
         blank = blank_message(self.app, self.name, options, self.resolved)
         if not options and current.get() is None and blank.expires is None:
@@ -187,8 +193,12 @@ class Task(Generic[P, R]):
 
     @property
     def request(self) -> Context:
-        """What is known about the execution going on in this thread or coroutine."""
-        return current.get() or DIRECTLY
+        """What is known about this task's execution in this thread or coroutine.
+
+        A task that another one calls as a plain function is not being executed: it sees an empty request.
+        """
+        found = current.get()
+        return found if found is not None and found.task is self else DIRECTLY
 
     def retry(
         self,
@@ -362,7 +372,7 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
 
 def task_name(function: Any) -> str:
     """Return the name a function or class is registered under: "module.name", as whoever imports it will see it."""
-    module = function.__module__
+    module = getattr(function, "__module__", None)
     if module == "__main__":
         # A script sends what its worker, which imports it by file name, must find.
         main = sys.modules["__main__"]
@@ -372,7 +382,10 @@ def task_name(function: Any) -> str:
             module = spec.name.removesuffix(".__main__")
         elif file:
             module = file.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
-    return f"{module}.{function.__name__}"
+    name = getattr(function, "__name__", None)
+    if name is None:
+        raise TaskOptionError(f"{function!r} has no name of its own: give it one with @app.task(name=...)")
+    return f"{module}.{name}"
 
 
 def _give_up(name: str, error: BaseException | None, retries: int) -> NoReturn:

@@ -1,6 +1,6 @@
 """The worker: the one loop that every broker shares. It borrows messages, has them run, and gives back what is left.
 
-source thread   receive -> unpack -> triage: expired? revoked? poisoned? unknown? -> executors
+source thread   receive -> unreadable? unknown? revoked? expired? poisoned? (triage.py) -> executors
 executors       threads for `def`, a loop for `async def` (executors/): execution.py runs one job
 settler thread  what came of it, written in batches (settle.py)
 keeper thread   leases renewed, revocations noticed (leases.py)
@@ -17,32 +17,26 @@ import random
 import socket
 import threading
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import states
 from .broker import Consumer
-from .codec import MAX_METADATA, unpack
 from .credit import Credit
 from .errors import (
     BackendError,
     BrokerError,
     BrokerUnavailable,
     ConfigurationError,
-    ContentNotAccepted,
-    DecodeError,
-    UnknownPlugin,
 )
 from .execution import Execution
 from .executors import Executor
 from .job import Ended, Job
 from .leases import Keeper
 from .message import Delivery, Message
-from .outcome import Expired, HandedBack, Outcome, Rejected, Released, Revoked
-from .report import Failure, about, record
+from .outcome import Expired, Rejected, Released, Revoked
+from .report import about, record
 from .settle import Settler
-from .task import Task
-from .urls import nearest
+from .triage import Triage, told
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -53,8 +47,8 @@ logger = logging.getLogger("dray.worker")
 WAIT = 0.2
 #: Seconds between two tries to reconnect: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
-#: Seconds for settling what is left after the grace, and for an unknown task to stay away when it is handed back.
-LAST_WORDS, UNKNOWN_PAUSE = 3.0, 5.0
+#: Seconds for settling what is left after the grace.
+LAST_WORDS = 3.0
 
 
 class Worker:
@@ -136,6 +130,7 @@ class Worker:
         self._consumer: Consumer = self.app.broker.consumer(queues, self.lease)
         self._settler = Settler(self.app, lambda: self._consumer, self._settled, self._parked, self.lease)
         self._execution = Execution(self.app, self.name, self._settler.note)
+        self._triage = Triage(self.app, self._execution)
         self._executors: dict[str, Executor] = {}
         self._keeper = Keeper(
             self.app, self._jobs, self._settler.settling, lambda: self._consumer, self._interrupt, self.lease
@@ -291,11 +286,11 @@ class Worker:
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
         for delivery in deliveries:
-            job, outcome = self._triage(delivery, lease_until)
+            job, outcome = self._triage.look(delivery, lease_until)
             self._jobs[delivery.receipt] = job
             self._credit.taken(delivery.queue, job.kind)
             if outcome is not None:
-                self._settler.put(job, self._unrun(job, outcome))
+                self._settler.put(job, self._triage.unrun(job, outcome))
             elif not job.task.resolved.acks_late:
                 early.append(job)
             else:
@@ -304,68 +299,6 @@ class Worker:
             ready.setdefault(job.kind, []).append(job)
         for kind, jobs in ready.items():
             self._executor(kind).submit(jobs)
-
-    def _triage(self, delivery: Delivery, lease_until: float) -> tuple[Job, Outcome | None]:
-        """Read the metadata, and return an outcome at once for what must not, or cannot, be run."""
-        app, conf = self.app, self.app.conf
-        try:
-            if len(delivery.body) > conf.task_max_message_bytes + MAX_METADATA:
-                raise DecodeError(
-                    f"{len(delivery.body):,} bytes are more than task_max_message_bytes allows "
-                    f"({conf.task_max_message_bytes:,})"
-                )
-            message = unpack(delivery.body)
-        except DecodeError as error:
-            unreadable = Message(id=delivery.id, task="(unreadable)", queue=delivery.queue, ignore_result=True)
-            return Job(delivery, unreadable, self._no_task, lease_until), Rejected(f"unreadable: {error}")
-        task = app.tasks.get(message.task)
-        if task is None:
-            return Job(delivery, message, self._no_task, lease_until), self._unknown(message)
-        job = Job(delivery, message, task, lease_until)
-        if delivery.cancelled:
-            return job, Revoked()
-        if message.expires is not None and message.expires <= app.clock.time():
-            return job, Expired()
-        if delivery.delivery_count > task.resolved.max_deliveries and app.broker.capabilities.delivery_count:
-            return job, Rejected(
-                f"delivered {delivery.delivery_count} times without an end (max_deliveries is "
-                f"{task.resolved.max_deliveries}): each time the worker died or lost its lease"
-            )
-        try:
-            app.payloads.reader(message.content_type)
-        except (ContentNotAccepted, UnknownPlugin) as error:
-            return job, Rejected(f"not decoded: {error}")
-        return job, None
-
-    def _unrun(self, job: Job, outcome: Outcome) -> Ended:
-        """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""
-        self._execution.tell(job.message, outcome)
-        if isinstance(outcome, HandedBack):
-            # Sent again rather than requeued, which would count: the worker that knows it shall have all its tries.
-            again, eta = job.message.handed_back + 1, self.app.clock.time() + outcome.delay
-            return Ended(outcome, None, (job.message.but(handed_back=again, eta=eta),))
-        try:
-            return self._execution.unrun(job.message, outcome)
-        except Exception as error:
-            # A forged or foreign callback: bury the message rather than let it kill one worker after the other.
-            logger.exception("%s[%s]: its callbacks cannot be built", job.message.task, job.message.id)
-            reason = outcome.reason if isinstance(outcome, Rejected | Revoked) else "expired"
-            return Ended(Rejected(f"{reason}; and its callbacks cannot be built: {_told(error)}"))
-
-    def _unknown(self, message: Message) -> Outcome:
-        """Hand an unknown task back for as long as a deploy may take, then bury it."""
-        grace = self.app.conf.task_unknown_grace
-        pause = min(UNKNOWN_PAUSE, grace, self.app.broker.capabilities.max_delay)
-        # Without a pause not even a sender whose clock is ahead makes it circle.
-        if pause and self.app.clock.time() < message.created + grace:
-            return HandedBack(pause)
-        hint = nearest(message.task, self.app.tasks)
-        return Rejected(f"unknown task {message.task!r}: this worker has no task of that name{hint}")
-
-    @cached_property
-    def _no_task(self) -> Task[Any, Any]:
-        """What stands in for the task of a message that has none here."""
-        return Task(self.app, lambda: None, {"name": "(none)"})
 
     def _acked(self, jobs: Sequence[Job]) -> list[Job]:
         """Ack jobs of at-most-once tasks before they begin; return those that may begin."""
@@ -385,12 +318,10 @@ class Worker:
 
     def _remember(self, messages: Sequence[Message]) -> None:
         """Store that these exist: once they are acked, the broker cannot tell a running task from an unknown id."""
-        backend = self.app.backend
-        if backend is None or not messages:
-            return
         records = [record(message.id, about(message, states.PENDING), 0) for message in messages]
         try:
-            backend.store(records, self.app.conf.result_expires)
+            if records and (backend := self.app.backend) is not None:
+                backend.store(records, self.app.conf.result_expires)
         except BackendError as error:
             logger.warning("%d task(s) run unknown to the result backend: %s", len(records), error)
 
@@ -421,9 +352,9 @@ class Worker:
         if isinstance(error, asyncio.CancelledError) and (job.stopping or job.lost):
             return Ended(Released())
         if isinstance(error, asyncio.CancelledError) and job.cancelled:
-            return self._unrun(job, Revoked("revoked while it ran"))
+            return self._triage.unrun(job, Revoked("revoked while it ran"))
         logger.error("%s[%s]: what it came to is lost", job.message.task, job.message.id, exc_info=error)
-        return self._unrun(job, Rejected(f"it ran, and what it came to cannot be told: {_told(error)}"))
+        return self._triage.unrun(job, Rejected(f"it ran, and what it came to cannot be told: {told(error)}"))
 
     def _refused(self, job: Job) -> Ended | None:
         """Say once more, in the last moment, whether the job may begin; and note that it has."""
@@ -431,9 +362,9 @@ class Worker:
         if job.lost or job.stopping:
             return _released(job)
         if job.cancelled:
-            return self._unrun(job, Revoked())
+            return self._triage.unrun(job, Revoked())
         if expires is not None and expires <= self.app.clock.time():
-            return self._unrun(job, Expired())
+            return self._triage.unrun(job, Expired())
         if not job.acked and job.lease_until - now < self.lease / 2 and self.app.broker.capabilities.lease:
             # The process was frozen, or the keeper starved: before the job ends, someone else may have it.
             return Ended(Released())
@@ -522,12 +453,6 @@ class Worker:
 def _released(job: Job) -> Ended:
     # What was acked before it began has left the broker: only sending it again keeps it from being lost.
     return Ended(Released(), None, (job.message,) if job.acked and not job.began else ())
-
-
-def _told(error: BaseException) -> str:
-    """Return an exception as text, whatever its own methods do."""
-    failure = Failure.of(error)
-    return f"{failure.qualname}: {failure.text}"
 
 
 def default_concurrency() -> int:

@@ -96,6 +96,12 @@ class Crew:
     def sizes(self) -> dict[str, int]:
         return dict(self.app.broker.sizes(["default"])["default"])
 
+    def begun_and_not_settled(self) -> set[str]:
+        """Return what is in the ledger and still in the queue: the only work that may run again."""
+        found = self.app.broker.peek("default", 1_000_000)
+        names = {name for waiting in found for name in (waiting.id, f"{waiting.id}/{waiting.attempt}")}
+        return names & self.ledger.runs().keys()
+
     def wait_until_done(self, timeout: float) -> None:
         wait_until(lambda: self.sizes() == EMPTY, timeout, look=0.05)
 

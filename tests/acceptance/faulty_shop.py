@@ -63,7 +63,7 @@ def die() -> None:
 
 
 def die_at(number: int) -> None:
-    """Have this process die at the `number`-th moment: before or after one of the calls it makes to its broker or backend."""
+    """Have this process die at the `number`-th moment before or after a call that it makes to broker or backend."""
     count, lock = 0, threading.Lock()
 
     def observe(verb: str, moment: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from dray.cli.demo_ledger import Ledger
-from dray.cli.demo_report import NEXT
+from dray.cli.demo_report import next_steps
 from dray.cli.demo_tasks import facts_of
 
 DRAY = [sys.executable, "-m", "dray"]
@@ -191,12 +191,13 @@ def test_what_is_printed_fits_in_80_columns_and_ends_with_commands_to_try(tree: 
     assert not COLOURS.search(done.stdout)
     assert any(re.fullmatch(r"  lost +0", line) for line in lines)
     assert any(re.fullmatch(r" +100 %  20 of 20 .*", line) for line in lines)
-    assert [line.split("  #")[0].strip() for line in lines[-3:]] == [command for command, _ in NEXT]
+    shown = [line.split("  #")[0].strip() for line in lines[-3:]]
+    assert shown == [command for command, _ in next_steps(shown[0].removesuffix(" doctor"))]
 
 
 def test_the_commands_to_try_next_work(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    script = "\n".join(command for command, _ in NEXT)
+    script = "\n".join(command for command, _ in next_steps("dray"))
     done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "42" in done.stdout.splitlines()
@@ -281,7 +282,7 @@ def test_a_worker_that_cannot_start_ends_the_demo_with_what_it_said(
     tree: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Seen by the worker alone: it starts in the demo's own folder, below this one.
-    monkeypatch.setenv("PYTHONPATH", str(temporary / "broken"))
+    monkeypatch.setenv("PYTHONPATH", str(temporary / "broken"), prepend=os.pathsep)
     (temporary / "broken").mkdir()
     (temporary / "broken" / "usercustomize.py").touch()
     (temporary / "broken" / "sitecustomize.py").write_text(

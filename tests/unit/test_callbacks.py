@@ -52,9 +52,7 @@ def test_a_link_is_called_with_the_result_in_front_of_its_own_arguments(
     assert listener.calls == [(2, "own", {"key": 2})]
 
 
-def test_an_immutable_link_gets_its_own_arguments_only(
-    dray_app: Dray, dray_worker: Driver, listener: Listener
-) -> None:
+def test_an_immutable_link_gets_its_own_arguments_only(dray_app: Dray, dray_worker: Driver, listener: Listener) -> None:
     dray_app.task(add).apply_async((1,), link=listener.task.si("own"))
     dray_worker.run_until_idle()
     assert listener.calls == [("own",)]

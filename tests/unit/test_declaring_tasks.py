@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dray import Dray, Task, TaskOptionError, UnknownTask, current_app, shared_task
+from dray import Dray, SerializationError, Task, TaskOptionError, UnknownTask, current_app, shared_task
 from dray.testing import Driver, Enqueued
 
 
@@ -50,6 +51,11 @@ async def aadd(x: int, y: int = 1) -> int:
     return x + y
 
 
+class CallableObject:
+    def __call__(self, x: int) -> int:
+        return x + 1
+
+
 # The decorator
 
 
@@ -86,6 +92,49 @@ def test_a_direct_call_knows_that_it_is_one(dray_app: Dray) -> None:
         return self.request.called_directly, self.request.id, self.request.retries
 
     assert who() == (True, "", 0)
+
+
+@pytest.mark.parametrize("function", [functools.partial(add, 1), CallableObject()], ids=["partial", "object"])
+def test_what_has_no_name_of_its_own_needs_one(dray_app: Dray, dray_worker: Driver, function: Any) -> None:
+    with pytest.raises(TaskOptionError, match="name="):
+        dray_app.task(function)
+    result = dray_app.task(name="named")(function).delay(5)
+    dray_worker.run_until_idle()
+    assert result.get() == 6
+
+
+@pytest.mark.parametrize("name", [5, b"x", "x" * 10_000], ids=["number", "bytes", "long"])
+def test_an_impossible_name_is_refused(dray_app: Dray, name: Any) -> None:
+    with pytest.raises(TaskOptionError, match="name"):
+        dray_app.task(name=name)(add)
+
+
+def test_a_coroutine_hidden_by_a_plain_decorator_is_an_error_that_says_so(dray_app: Dray, dray_worker: Driver) -> None:
+    @functools.wraps(aadd)
+    def hiding(*args: int) -> Any:
+        coroutine = aadd(*args)
+        opened.append(coroutine)
+        return coroutine
+
+    opened: list[Any] = []
+    result = dray_app.task(hiding).delay(1)
+    dray_worker.run_until_idle()
+    with pytest.raises(SerializationError, match="await it first"):
+        result.get()
+    opened[0].close()
+
+
+def test_an_expected_exception_is_logged_without_its_traceback(
+    dray_app: Dray, dray_worker: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(text: str) -> None:
+        raise LookupError(text)
+
+    dray_app.task(name="quiet", throws=LookupError)(fail).delay("expected")
+    dray_app.task(name="loud")(fail).delay("unexpected")
+    dray_worker.run_until_idle()
+    tracebacks = {record.args[0]: bool(record.exc_info) for record in caplog.records if record.levelname == "ERROR"}  # type: ignore[index]
+    assert tracebacks == {"quiet": False, "loud": True}
 
 
 def test_decorating_something_that_cannot_be_called_says_how_options_are_given(dray_app: Dray) -> None:
@@ -158,7 +207,12 @@ def test_a_bound_task_sees_its_request(dray_app: Dray, dray_worker: Driver) -> N
     assert seen["eta"] == eta
     assert (seen["expires"] - eta).total_seconds() == 60
     assert (seen["root_id"], seen["parent_id"]) == ("t1", None)
-    assert (seen["delivery_count"], seen["called_directly"], seen["is_eager"], seen["cancelled"]) == (1, False, False, False)
+    assert (seen["delivery_count"], seen["called_directly"], seen["is_eager"], seen["cancelled"]) == (
+        1,
+        False,
+        False,
+        False,
+    )
     assert seen["delivery_info"] == {"routing_key": "q", "priority": 4, "redelivered": False, "delivery_count": 1}
     assert seen["hostname"]
     assert seen["task"] is look
@@ -306,7 +360,7 @@ def test_class_attributes_of_a_base_class_are_defaults_for_its_tasks(dray_app: D
     class Mail(Task[Any, Any]):
         queue = "mail"
         priority = 5
-        max_retries = 9  # type: ignore[assignment]
+        max_retries = 9
         autoretry_for = (OSError,)
         ignore_result = True
 
@@ -323,7 +377,7 @@ def test_class_attributes_of_a_base_class_are_defaults_for_its_tasks(dray_app: D
 
 def test_a_class_attribute_of_none_means_no_limit_to_retries(dray_app: Dray) -> None:
     class Stubborn(Task[Any, Any]):
-        max_retries = None  # type: ignore[assignment]
+        max_retries = None
 
     assert dray_app.task(base=Stubborn)(add).resolved.policy.max_retries is None
 
@@ -341,7 +395,7 @@ def test_the_app_can_have_a_base_class_for_all_its_tasks() -> None:
 # Class-based tasks
 
 
-class Resize(Task[Any, Any]):
+class Resize(Task[..., Any]):
     """A task as a class."""
 
     queue = "images"
@@ -355,7 +409,7 @@ class Resize(Task[Any, Any]):
         return width * height * (1 if self.request.called_directly else 10)
 
 
-class Fetch(Task[Any, Any]):
+class Fetch(Task[..., Any]):
     name = "fetch"
 
     async def run(self, url: str) -> str:
@@ -506,7 +560,10 @@ def test_annotations_in_the_settings_win_over_the_task_the_most_specific_last(
 ) -> None:
     dray_app.task(name="shop.add", queue="mine")(add).delay(1)
     dray_app.task(name="other")(aadd).delay(1)
-    assert [(m.task, m.queue, m.priority) for m in dray_enqueued.all()] == [("other", "default", 2), ("shop.add", "shop", 7)]
+    assert [(m.task, m.queue, m.priority) for m in dray_enqueued.all()] == [
+        ("other", "default", 2),
+        ("shop.add", "shop", 7),
+    ]
 
 
 @pytest.mark.dray(task_annotations={"x": {"max_retires": 1}})

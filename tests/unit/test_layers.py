@@ -17,7 +17,7 @@ FLOORS = {
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "ids retries codec arguments",
     "sending": "options routes context canvas report result task connections sender followups job execution shared app",
-    "running": "credit settle leases worker",
+    "running": "credit triage settle leases worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)

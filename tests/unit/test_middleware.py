@@ -206,3 +206,18 @@ def test_middleware_comes_too_late_once_the_app_is_in_use(dray_app: Dray) -> Non
     dray_app.task(add).delay(1)
     with pytest.raises(ConfigurationError, match="too late"):
         dray_app.use(Middleware())
+
+
+def test_headers_changed_in_place_stay_with_their_own_message(dray_app: Dray, dray_enqueued: Enqueued) -> None:
+    class Tenant(Middleware):
+        def publish(self, message: Message, call_next: Callable[[Message], Message]) -> Message:
+            assert "tenant" not in message.headers
+            message.headers["tenant"] = message.args[0]
+            return call_next(message)
+
+    dray_app.use(Tenant())
+    task = dray_app.task(add)
+    task.delay(1)
+    task.delay(2)
+    task.delay_many([(3,), (4,)])
+    assert [message.headers for message in dray_enqueued.all()] == [{"tenant": n} for n in (1, 2, 3, 4)]

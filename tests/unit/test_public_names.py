@@ -19,8 +19,8 @@ PUBLIC = [name for name in dray.__all__ if not name.startswith("__")]
 
 #: What an import of the engine must never bring along: drivers, web frameworks, command lines, test tools, plugins.
 FOREIGN = {
-    "click", "cronsim", "django", "fastapi", "flask", "kombu", "pika", "boto3", "pluggy", "psycopg", "pydantic", "pytest",
-    "redis", "rich", "sqlite3", "starlette", "yaml", "zstandard",
+    "boto3", "click", "cronsim", "django", "fastapi", "flask", "kombu", "pika", "pluggy", "psycopg", "pydantic",
+    "pytest", "redis", "rich", "sqlite3", "starlette", "yaml", "zstandard",
     "dray_backends", "dray_brokers", "dray_serializers",
 }  # fmt: skip
 
@@ -43,7 +43,9 @@ def imported_for_type_checkers(module: ModuleType) -> dict[str, str]:
 def modules_after(code: str) -> set[str]:
     """Return the top-level names of the modules that a fresh interpreter has loaded after `code`."""
     show = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    ran = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, timeout=60, check=True
+    )
     return set(ran.stdout.split())
 
 
@@ -101,7 +103,9 @@ def test_dir_lists_the_public_names() -> None:
 
 
 def test_importing_dray_loads_next_to_nothing() -> None:
-    assert modules_after("import dray") - modules_after("") <= {"dray", "importlib", "typing"} | set(sys.stdlib_module_names)
+    assert modules_after("import dray") - modules_after("") <= {"dray", "importlib", "typing"} | set(
+        sys.stdlib_module_names
+    )
     assert modules_after("import dray") & (FOREIGN | {"asyncio", "msgspec"}) == set()
 
 

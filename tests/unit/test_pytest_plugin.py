@@ -30,6 +30,15 @@ from dray.testing import Driver, Enqueued, HeldClock, on_memory
 
 pytest_plugins = ("pytester",)
 
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run pytest on the files that the test has made, with this plugin and no other."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    return lambda *args: pytester.runpytest_inprocess("-p", "dray.testing.pytest_plugin", *args)
+
 
 def add(x: int, y: int = 1) -> int:
     return x + y
@@ -111,7 +120,7 @@ async def test_the_app_is_the_current_one_in_a_coroutine_too(dray_app: Dray) -> 
     assert await asyncio.to_thread(current_app) is dray_app
 
 
-def test_apps_of_two_tests_have_nothing_in_common(pytester: pytest.Pytester) -> None:
+def test_apps_of_two_tests_have_nothing_in_common(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -124,7 +133,7 @@ def test_apps_of_two_tests_have_nothing_in_common(pytester: pytest.Pytester) -> 
             assert len(dray_enqueued) == 1
         """
     )
-    pytester.runpytest_inprocess().assert_outcomes(passed=2)
+    run().assert_outcomes(passed=2)
 
 
 @pytest.mark.dray(task_acks_late=False, task_default_queue="mine")
@@ -265,6 +274,21 @@ def test_advance_without_anything_to_do_just_moves_the_clock(dray_worker: Driver
     assert dray_clock.time() == before + 10
 
 
+def test_a_task_that_takes_hours_of_the_clock_is_not_taken_for_dead(
+    dray_app: Dray, dray_worker: Driver, dray_clock: ManualClock
+) -> None:
+    ran = []
+
+    @dray_app.task
+    def long() -> None:
+        ran.append(1)
+        dray_clock.advance(3 * 3600)
+
+    result = long.delay()
+    assert dray_worker.run_until_idle() == 1
+    assert (ran, result.state) == ([1], "SUCCESS")
+
+
 def test_advance_on_a_clock_that_nobody_can_move_says_what_to_do(dray_worker_for: Callable[..., Driver]) -> None:
     app = Dray("real", broker="memory://", set_as_current=False)
     with pytest.raises(TypeError, match="runs on SystemClock, which nobody can move; give it a ManualClock"):
@@ -313,7 +337,9 @@ def test_assert_enqueued_fails_and_shows_what_waits(
 
 
 def test_assert_enqueued_says_when_nothing_waits(dray_enqueued: Enqueued) -> None:
-    with pytest.raises(AssertionError, match=r"at least one of add\(1, \.\.\.\) should wait, found 0; nothing is waiting"):
+    with pytest.raises(
+        AssertionError, match=r"at least one of add\(1, \.\.\.\) should wait, found 0; nothing is waiting"
+    ):
         dray_enqueued.assert_enqueued("add", args=(1,))
 
 
@@ -432,7 +458,7 @@ def test_on_memory_leaves_disabled_results_disabled() -> None:
         app.send_task("x")
 
 
-def test_an_app_of_ones_own_takes_the_place_of_dray_app(pytester: pytest.Pytester) -> None:
+def test_an_app_of_ones_own_takes_the_place_of_dray_app(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(
         shop="""
         from dray import Dray
@@ -464,20 +490,20 @@ def test_an_app_of_ones_own_takes_the_place_of_dray_app(pytester: pytest.Pyteste
         """,
     )
     pytester.syspathinsert()
-    pytester.runpytest_subprocess("-q").assert_outcomes(passed=1)
+    run().assert_outcomes(passed=1)
 
 
 # What it costs, and what else it brings
 
 
-def test_the_marker_is_known_under_strict_markers(pytester: pytest.Pytester) -> None:
+def test_the_marker_is_known_under_strict_markers(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile("import pytest\n@pytest.mark.dray(task_acks_late=True)\ndef test_x(): pass\n")
-    pytester.runpytest_inprocess("--strict-markers").assert_outcomes(passed=1)
-    pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(["*@pytest.mark.dray(**settings)*"])
+    run("--strict-markers").assert_outcomes(passed=1)
+    run("--markers").stdout.fnmatch_lines(["*@pytest.mark.dray(**settings)*"])
 
 
-def test_the_fixtures_are_documented(pytester: pytest.Pytester) -> None:
-    listed = pytester.runpytest_inprocess("--fixtures").stdout.str()
+def test_the_fixtures_are_documented(run: Run) -> None:
+    listed = run("--fixtures").stdout.str()
     for fixture in ("dray_app", "dray_clock", "dray_worker", "dray_worker_for", "dray_enqueued"):
         assert f"{fixture} --" in listed
 
@@ -496,7 +522,7 @@ def test_a_run_that_does_not_use_it_does_not_load_the_engine(pytester: pytest.Py
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_a_conformance_kit_prints_its_grade_card(pytester: pytest.Pytester) -> None:
+def test_a_conformance_kit_prints_its_grade_card(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(
         """
         from dray import Url
@@ -508,7 +534,7 @@ def test_a_conformance_kit_prints_its_grade_card(pytester: pytest.Pytester) -> N
                 return JsonSerializer()
         """
     )
-    pytester.runpytest_subprocess().stdout.fnmatch_lines(["*SerializerContract: TestJson*"])
+    run().stdout.fnmatch_lines(["*SerializerContract: TestJson*"])
 
 
 def test_it_can_be_switched_off(pytester: pytest.Pytester) -> None:

@@ -184,6 +184,28 @@ def test_retry_outside_a_worker_raises_the_error_at_once(dray_app: Dray) -> None
         flaky.retry()
 
 
+def test_a_task_called_by_another_as_a_function_retries_neither(
+    dray_app: Dray, dray_worker: Driver, journal: Journal
+) -> None:
+    @dray_app.task(bind=True)
+    def inner(self: Task[Any, Any]) -> None:
+        journal.note(self.request.called_directly)
+        self.retry(exc=OSError("inner"), countdown=0)
+
+    @dray_app.task(bind=True)
+    def outer(self: Task[Any, Any]) -> str:
+        try:
+            inner()
+        except OSError:
+            return f"inner failed in run {self.request.retries} of outer"
+        return "never"
+
+    result = outer.delay()
+    dray_worker.run_until_idle()
+    assert result.get() == "inner failed in run 0 of outer"
+    assert journal.entries == [True]
+
+
 @pytest.mark.parametrize("wish", [{"countdown": "soon"}, {"eta": "tomorrow"}, {"countdown": object()}])
 def test_a_retry_at_no_time_at_all_fails_the_task_and_not_the_worker(
     dray_app: Dray, dray_worker: Driver, wish: dict[str, Any]
@@ -343,7 +365,7 @@ def test_the_state_between_tries_shows_the_error_and_its_traceback(
 def waits(**options: Any) -> list[float]:
     """Return the first six pauses of a task with these options, declared without jitter."""
     app = Dray("backoff", broker="memory://", set_as_current=False)
-    policy = app.task(retry_jitter=False, **options)(print).resolved.policy  # type: ignore[arg-type]
+    policy = app.task(retry_jitter=False, **options)(print).resolved.policy
     return [policy.wait(retries) for retries in range(6)]
 
 

@@ -47,7 +47,7 @@ def add(x: int, y: int = 1) -> int:
 
 @pytest.fixture
 def task(dray_app: Dray) -> Task[[int, int], int]:
-    return dray_app.task(name="add")(add)  # type: ignore[return-value]
+    return dray_app.task(name="add")(add)
 
 
 # delay, send_task
@@ -359,7 +359,9 @@ def test_an_unknown_option_names_the_right_word(task: Any, option: str, complain
         task.s(1).set(**{option: 1})
 
 
-@pytest.mark.parametrize("options", [{"priority": 10}, {"priority": True}, {"queue": ""}, {"queue": "a b"}, {"countdown": -1j}])
+@pytest.mark.parametrize(
+    "options", [{"priority": 10}, {"priority": True}, {"queue": ""}, {"queue": "a b"}, {"countdown": -1j}]
+)
 def test_a_bad_value_of_an_option_is_refused(task: Any, options: dict[str, Any], dray_enqueued: Enqueued) -> None:
     with pytest.raises(TaskOptionError):
         task.apply_async((1,), **options)
@@ -443,7 +445,11 @@ AT_ONCE = {"max_retries": 2, "interval_start": 0, "interval_step": 0, "interval_
 
 
 def test_sending_is_tried_again_until_the_broker_is_back(
-    task: Any, dray_app: Dray, monkeypatch: pytest.MonkeyPatch, dray_enqueued: Enqueued, caplog: pytest.LogCaptureFixture
+    task: Any,
+    dray_app: Dray,
+    monkeypatch: pytest.MonkeyPatch,
+    dray_enqueued: Enqueued,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     publish = Flaky(dray_app, 2, monkeypatch)
     task.apply_async((1,), retry_policy=AT_ONCE)
@@ -517,7 +523,49 @@ def test_what_the_broker_cannot_do_is_refused_when_it_is_sent(
     assert len(dray_enqueued) == 1
 
 
-@pytest.mark.parametrize("send", [lambda t: t.apply_async((1,), eta="soon"), lambda t: t.apply_async((1,), expires="x")])
+@pytest.mark.parametrize(
+    "send", [lambda t: t.apply_async((1,), eta="soon"), lambda t: t.apply_async((1,), expires="x")]
+)
 def test_times_that_are_none_are_refused(task: Any, send: Callable[[Any], Any]) -> None:
     with pytest.raises(DrayError):
         send(task)
+
+
+@pytest.mark.parametrize("args", [1, "abc", b"abc", {"x": 1}, 1.5])
+def test_arguments_that_are_no_tuple_say_how_to_write_one(task: Any, args: Any, dray_enqueued: Enqueued) -> None:
+    with pytest.raises(ArgumentsError, match="tuple"):
+        task.apply_async(args)
+    assert dray_enqueued.all() == []
+
+
+@pytest.mark.parametrize("calls", [["abc"], [1, 2], [(1,), "x"]])
+def test_calls_of_many_that_are_no_tuples_say_how_to_write_them(task: Any, calls: Any, dray_enqueued: Enqueued) -> None:
+    with pytest.raises(ArgumentsError, match="tuple"):
+        task.delay_many(calls)
+    assert dray_enqueued.all() == []
+
+
+def test_no_arguments_may_be_written_as_none(task: Any, dray_enqueued: Enqueued) -> None:
+    task.apply_async(None, {"x": 1})
+    task.apply_async((1,), None)
+    assert [(m.args, m.kwargs) for m in dray_enqueued.all()] == [((), {"x": 1}), ((1,), {})]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": "x"},
+        {"headers": {1: 2}},
+        {"serializer": 5},
+        {"eta": 5.0},
+        {"retry_policy": {"max_retry": 1}},
+        {"retry_policy": {"interval_start": "soon"}},
+    ],
+    ids=str,
+)
+def test_an_option_of_the_wrong_kind_is_refused_by_name(
+    task: Any, options: dict[str, Any], dray_enqueued: Enqueued
+) -> None:
+    with pytest.raises((TaskOptionError, SerializationError), match=next(iter(options)).removesuffix("s")):
+        task.apply_async((1,), **options)
+    assert dray_enqueued.all() == []

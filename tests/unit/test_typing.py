@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("mypy")
 
 #: Each line that ends in "# type: X" reveals X there; each that ends in "# error: X" is an error of that kind.
-SAMPLE = '''
+SAMPLE = """
 from __future__ import annotations
 
 from typing import Any
@@ -111,7 +111,7 @@ def mistakes() -> None:
 
 @app.task(max_retires=5)  # error: call-overload
 def misspelt() -> None: ...
-'''
+"""
 
 
 def expected() -> dict[int, str]:
@@ -135,15 +135,15 @@ def told(output: str) -> dict[int, str]:
     return found
 
 
-def test_mypy_knows_what_tasks_take_and_give(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_mypy_knows_what_tasks_take_and_give(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     # "# type:" is a comment that mypy itself would read.
     (tmp_path / "sample.py").write_text(re.sub(r"# type: ", "# -> ", SAMPLE))
-    cache = request.config.cache
-    assert cache is not None
+    kept = getattr(pytestconfig, "cache", None)
+    cache = tmp_path if kept is None else kept.mkdir("dray-mypy")
     ran = subprocess.run(
         [
             sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context",
-            "--no-color-output", "--no-pretty", "--cache-dir", str(cache.mkdir("dray-mypy")), "sample.py",
+            "--no-color-output", "--no-pretty", "--cache-dir", str(cache), "sample.py",
         ],
         cwd=tmp_path,
         capture_output=True,

@@ -25,7 +25,12 @@ SECRET = "hunter2"
         (
             "redis://user:pw@h:6379/2?timeout=5",
             Url(
-                scheme="redis", username="user", password="pw", hosts=(("h", 6379),), path="/2", options={"timeout": "5"}
+                scheme="redis",
+                username="user",
+                password="pw",
+                hosts=(("h", 6379),),
+                path="/2",
+                options={"timeout": "5"},
             ),
         ),
         ("redis://:pw@h", Url(scheme="redis", password="pw", hosts=(("h", None),))),
@@ -85,7 +90,9 @@ def test_options_come_typed_with_their_defaults() -> None:
 
 
 def test_an_unknown_option_names_the_nearest_and_all_there_are() -> None:
-    with pytest.raises(UrlError, match=r"x:// has no option 'timeot'; did you mean 'timeout'\? It knows: mode, retries,"):
+    with pytest.raises(
+        UrlError, match=r"x:// has no option 'timeot'; did you mean 'timeout'\? It knows: mode, retries,"
+    ):
         Url.parse("x://h?timeot=1").options_as(Options)
     with pytest.raises(UrlError, match=r"x:// has no option 'zzz'\. It knows: mode"):
         Url.parse("x://h?zzz=1").options_as(Options)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Seconds a message may take to come round, and a stored result is kept if nobody forgets it.
 PATIENCE, KEPT = 5.0, 60.0
-#: The kinds of advice name at most so many queues or plugins.
+#: How many queues a piece of advice names.
 SHOWN = 5
 
 

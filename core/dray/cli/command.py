@@ -5,8 +5,8 @@ The shared options may stand before the command's name (`dray -A shop worker`) o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -149,7 +149,7 @@ class Command(Helpful):
         self.own_logs = own_logs
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _nothing() if self.own_logs else logs.as_warnings():
+        with nullcontext() if self.own_logs else logs.as_warnings():
             return super().invoke(ctx)
 
 
@@ -175,11 +175,6 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Comm
 def group(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Group]:
     """Make a group of a function, like `click.group`."""
     return click.command(name, cls=Group, **attributes)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _records(ctx: click.Context, options: Sequence[click.Option]) -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,14 +21,8 @@ from .tables import printable
 #: How many of the most used names are shown.
 TOP = 10
 
+
 #: Commands that work as they stand, in any folder that one may write into.
-NEXT = (
-    ("dray doctor", "what can your queue do?"),
-    (r"printf 'import dray\napp = dray.Dray()\n@app.task\ndef hi(): print(42)' >my.py", ""),
-    ("dray -A my call my.hi && dray -A my worker --burst", "your first task"),
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Kill:
     """A worker killed on the way, and the one that was started in its place."""
@@ -171,8 +167,22 @@ def show(screen: Screen, inside: Contents, ledger: Account) -> None:
     _show_account(screen, ledger)
     screen.line()
     _heading(screen, "Try next", gap=False)
-    for command, comment in NEXT:
+    for command, comment in next_steps(launcher()):
         screen.line(f"  {click.style(command, fg='cyan')}" + (f"  # {comment}" if comment else ""))
+
+
+def next_steps(dray: str) -> tuple[tuple[str, str], ...]:
+    """Return what to try next, as commands with a comment each; `dray` is how the command line is called."""
+    return (
+        (f"{dray} doctor", "what can your queue do?"),
+        (r"printf 'import dray\napp = dray.Dray()\n@app.task\ndef hi(): print(42)' >my.py", ""),
+        (f"{dray} -A my call my.hi && {dray} -A my worker --burst", "your first task"),
+    )
+
+
+def launcher() -> str:
+    """Return how dray is called from here: by name where the shell finds it, else by its path."""
+    return "dray" if shutil.which("dray") else os.path.relpath(sys.argv[0])
 
 
 def _show_account(screen: Screen, ledger: Account) -> None:

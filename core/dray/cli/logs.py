@@ -55,7 +55,6 @@ def as_log(level: str | None, as_json: bool) -> Iterator[bool]:
     """
     root = logging.getLogger()
     if root.handlers and level is None and not as_json:
-        logging.getLogger("dray").setLevel(logging.INFO)
         yield False
         return
     before, before_level = root.handlers[:], root.level
@@ -105,8 +104,6 @@ class _Warnings(logging.Handler):
 
 class _Lines(logging.Formatter):
     """One line for people: with signs and colours on a terminal, with date and logger in a file."""
-
-    default_msec_format = "%s.%03d"
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()

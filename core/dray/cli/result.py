@@ -93,7 +93,9 @@ def wait_for(found: AsyncResult[Any], timeout: float | None) -> None:
         try:
             found.get(None if timeout is None else timeout - first, propagate=False)
         except ResultTimeout:
-            raise ResultTimeout(f"task {found.id} has not ended within {timeout} s; its state is {found.state}") from None
+            raise ResultTimeout(
+                f"task {found.id} has not ended within {timeout} s; its state is {found.state}"
+            ) from None
 
 
 def end_with(found: AsyncResult[Any]) -> None:

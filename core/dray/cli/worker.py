@@ -31,7 +31,6 @@ CELERY = {
 
 def _reject_celery(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value:
-        # A word given twice in this table stands for one option: its first spelling tells which.
         ctx.fail(f"dray has no {param.opts[0]}: {CELERY[param.opts[0]]}")
 
 

@@ -10,6 +10,8 @@ from ..clock import ManualClock
 
 #: Least step (seconds) to the next due message: smaller ones would be lost in the rounding of large instants.
 LEAST_STEP = 1e-6
+#: Seconds a message is lent for: a task that moves the clock itself, to play a slow one, is not taken for dead.
+LEASE = 30 * 86400.0
 #: More messages than a test has waiting.
 ALL = 1_000_000
 
@@ -23,7 +25,7 @@ class Driver:
 
     def __init__(self, app: Dray, **options: Any) -> None:
         self.app = app
-        self._options = {"concurrency": app.conf.worker_concurrency or 1, **options}
+        self._options = {"concurrency": app.conf.worker_concurrency or 1, "lease": LEASE, **options}
 
     def run_until_idle(self) -> int:
         """Run what is due, and what that sends, until nothing due is left in any queue; return how many were taken.

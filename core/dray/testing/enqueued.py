@@ -29,11 +29,11 @@ class Enqueued:
 
         Only those of `task`, or in `queue`, when given. Messages that cannot be read are passed over.
         """
-        broker = self._app.broker
+        broker, name = self._app.broker, None if task is None else _name(task)
         queues = broker.queues() if queue is None else [queue]
         bodies = [waiting.body for each in queues for waiting in broker.peek(each, ALL)]
         found = [message for body in bodies if (message := self._read(body)) is not None]
-        return [message for message in found if task is None or message.task == _name(task)]
+        return [message for message in found if name is None or message.task == name]
 
     def assert_enqueued(
         self,
@@ -87,9 +87,10 @@ class Enqueued:
             message = unpack(body)
             args, kwargs, serializer = self._app.payloads.arguments(message)
             task = self._app.tasks.get(message.task)
-            if task is not None:
-                return message.but(**_named(*task.parameters.decode(args, kwargs, serializer)))
-            return message.but(args=tuple(args), kwargs=kwargs)
+            if task is None:
+                return message.but(args=tuple(args), kwargs=kwargs)
+            typed, named = task.parameters.decode(args, kwargs, serializer)
+            return message.but(args=typed, kwargs=named)
         except DecodeError:
             return None
 
@@ -122,10 +123,6 @@ def _name(task: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a task, or the name of one, is asked for; got {task!r}")
     return name
-
-
-def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {"args": args, "kwargs": kwargs}
 
 
 def _call(name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> str:

@@ -7,8 +7,8 @@
         dray_enqueued.assert_enqueued("shop.send_receipt", args=(7,))
         dray_worker.advance(60)                                         # what is due within a minute runs
 
-Settings of the app go into the marker: `@pytest.mark.dray(task_always_eager=True)`. To have the other fixtures work on an
-app of your own, override `dray_app`:
+Settings of the app go into the marker: `@pytest.mark.dray(task_always_eager=True)`. To have the other fixtures work on
+an app of your own, override `dray_app`:
 
     @pytest.fixture
     def dray_app(dray_clock):

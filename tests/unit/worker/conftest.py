@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dray import AsyncResult, Broker, Dray, Envelope, Waiting
+from dray import Dray, Envelope, Waiting
 from dray.clock import SYSTEM_CLOCK, Clock
 from dray.testing import memory_app
 from dray.testing.faults import FlakyBackend, FlakyBroker
@@ -33,6 +33,13 @@ class Shop(NamedTuple):
 
     def run(self, **options: Any) -> int:
         return self.app.worker(**options).run_until_idle()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody wait for seconds before trying again."""
+    monkeypatch.setattr("dray.worker.LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("dray.settle.LONGEST_PAUSE", 0.1)
 
 
 @pytest.fixture

@@ -139,10 +139,10 @@ def test_a_late_worker_cannot_overwrite_the_result_of_the_one_that_took_over(sho
 
     def hold(verb: str, moment: str) -> None:
         # The slow worker freezes after it has made sure of its lease, and before it writes.
-        if verb == "store" and moment == "before" and threading.current_thread().name == "dray-settler":
-            if not stored.is_set():
-                stored.set()
-                gate.pass_through()
+        settling = threading.current_thread().name == "dray-settler"
+        if (verb, moment) == ("store", "before") and settling and not stored.is_set():
+            stored.set()
+            gate.pass_through()
 
     shop.backend.observe(hold)
     result = step.delay()

@@ -330,7 +330,7 @@ def test_a_delivery_the_broker_refuses_to_settle_costs_no_other(shop: Shop) -> N
             return self._inner.ack(deliveries)
 
     consumer = shop.broker.inner.consumer
-    shop.broker.inner.consumer = lambda queues, lease: Refusing(consumer(queues, lease))  # type: ignore
+    shop.broker.inner.consumer = lambda queues, lease: Refusing(consumer(queues, lease))  # type: ignore[assignment,method-assign,return-value]
     with shop.app.worker(concurrency=1, lease=0.3):
         assert [r.get(timeout=10) for r in results] == list(range(5))
         while ran[2] < 2:

@@ -1,0 +1,104 @@
+"""Triage: one look at the metadata of each delivery that comes in: may it run here, and if not, what becomes of it.
+
+Nothing that a message can carry gets past here as an exception: it would end one worker after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .codec import MAX_METADATA, unpack
+from .errors import ContentNotAccepted, DecodeError, UnknownPlugin
+from .execution import Execution
+from .job import Ended, Job
+from .message import Delivery, Message
+from .outcome import Expired, HandedBack, Outcome, Rejected, Revoked
+from .report import Failure
+from .task import Task
+from .urls import nearest
+
+if TYPE_CHECKING:
+    from .app import Dray
+
+logger = logging.getLogger("dray.worker")
+
+#: Seconds for which an unknown task stays away when it is handed back.
+UNKNOWN_PAUSE = 5.0
+
+
+class Triage:
+    """Looks at the deliveries of one worker. `look` is called by its source thread, `unrun` by any."""
+
+    def __init__(self, app: Dray, execution: Execution) -> None:
+        self.app = app
+        self._execution = execution
+
+    def look(self, delivery: Delivery, lease_until: float) -> tuple[Job, Outcome | None]:
+        """Read the metadata, and return an outcome at once for what must not, or cannot, be run."""
+        app, conf = self.app, self.app.conf
+        try:
+            if len(delivery.body) > conf.task_max_message_bytes + MAX_METADATA:
+                raise DecodeError(
+                    f"{len(delivery.body):,} bytes are more than task_max_message_bytes allows "
+                    f"({conf.task_max_message_bytes:,})"
+                )
+            message = unpack(delivery.body)
+        except (DecodeError, ValueError, RecursionError) as error:
+            unreadable = Message(id=delivery.id, task="(unreadable)", queue=delivery.queue, ignore_result=True)
+            return Job(delivery, unreadable, self._no_task, lease_until), Rejected(f"unreadable: {error}")
+        task = app.tasks.get(message.task)
+        if task is None:
+            return Job(delivery, message, self._no_task, lease_until), self._unknown(message)
+        job = Job(delivery, message, task, lease_until)
+        if delivery.cancelled:
+            return job, Revoked()
+        if message.expires is not None and message.expires <= app.clock.time():
+            return job, Expired()
+        if delivery.delivery_count > task.resolved.max_deliveries and app.broker.capabilities.delivery_count:
+            return job, Rejected(
+                f"delivered {delivery.delivery_count} times without an end (max_deliveries is "
+                f"{task.resolved.max_deliveries}): each time the worker died or lost its lease"
+            )
+        try:
+            app.payloads.reader(message.content_type)
+        except (ContentNotAccepted, UnknownPlugin) as error:
+            return job, Rejected(f"not decoded: {error}")
+        return job, None
+
+    def unrun(self, job: Job, outcome: Outcome) -> Ended:
+        """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""
+        self._execution.tell(job.message, outcome)
+        if isinstance(outcome, HandedBack):
+            # Sent again rather than requeued, which would count: the worker that knows it shall have all its tries.
+            again, eta = job.message.handed_back + 1, self.app.clock.time() + outcome.delay
+            return Ended(outcome, None, (job.message.but(handed_back=again, eta=eta),))
+        try:
+            return self._execution.unrun(job.message, outcome)
+        except Exception as error:
+            # A forged or foreign callback: bury the message rather than let it kill one worker after the other.
+            logger.exception("%s[%s]: its callbacks cannot be built", job.message.task, job.message.id)
+            reason = outcome.reason if isinstance(outcome, Rejected | Revoked) else "expired"
+            return Ended(Rejected(f"{reason}; and its callbacks cannot be built: {told(error)}"))
+
+    def _unknown(self, message: Message) -> Outcome:
+        """Hand an unknown task back for as long as a deploy may take, then bury it."""
+        grace = self.app.conf.task_unknown_grace
+        pause = min(UNKNOWN_PAUSE, grace, self.app.broker.capabilities.max_delay)
+        # Without a pause not even a sender whose clock is ahead makes it circle.
+        if pause and self.app.clock.time() < message.created + grace:
+            return HandedBack(pause)
+        hint = nearest(message.task, self.app.tasks)
+        return Rejected(f"unknown task {message.task!r}: this worker has no task of that name{hint}")
+
+    @cached_property
+    def _no_task(self) -> Task[Any, Any]:
+        """What stands in for the task of a message that has none here."""
+        return Task(self.app, lambda: None, {"name": "(none)"})
+
+
+def told(error: BaseException) -> str:
+    """Return an exception as text, whatever its own methods do."""
+    failure = Failure.of(error)
+    return f"{failure.qualname}: {failure.text}"

@@ -1,0 +1,292 @@
+"""`dray worker` as a process: what it prints, how it stops, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dray import AsyncResult, Dray
+from dray.cli.exits import INTERRUPTED
+
+#: Longest time (seconds) that anything here may take on a slow machine.
+PATIENCE = 60.0
+
+SHOP = """
+import asyncio, pathlib, time
+from dray import Dray
+
+app = Dray("shop")
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+@app.task
+def boom() -> None:
+    raise ValueError("no such size")
+
+@app.task
+def held(gate: str) -> str:
+    while not pathlib.Path(gate).exists():
+        time.sleep(0.01)
+    return "let go"
+
+@app.task
+async def aheld(gate: str) -> str:
+    while not pathlib.Path(gate).exists():
+        await asyncio.sleep(0.01)
+    return "let go"
+"""
+
+#: A broker that is away until a file exists, and is then an ordinary one in a file.
+LATE = """
+import pathlib
+from dray import BrokerUnavailable, hookimpl
+from dray_brokers.sqlite import SqliteBroker
+from shop import app
+
+class LateBroker(SqliteBroker):
+    def open(self):
+        if not pathlib.Path("up").exists():
+            raise BrokerUnavailable(f"{self.url} does not answer")
+        super().open()
+
+class Plugin:
+    @hookimpl
+    def register_brokers(self, register):
+        register("late", LateBroker)
+
+app.plugins.register(Plugin())
+"""
+
+
+class Process:
+    """A `dray` command that runs; its stderr is read as it comes."""
+
+    def __init__(self, cwd: Path, env: dict[str, str], *args: str) -> None:
+        self.lines: list[str] = []
+        self._more = threading.Condition()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dray", *args], cwd=cwd, env=env, text=True, stderr=subprocess.PIPE
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, text: str) -> str:
+        """Return the first line that contains `text`, once it has come."""
+        deadline = time.monotonic() + PATIENCE
+        with self._more:
+            while not (found := [line for line in self.lines if text in line]):
+                left = deadline - time.monotonic()
+                assert left > 0 and self._reader.is_alive(), f"no {text!r} in:\n{self.output}"
+                self._more.wait(min(left, 1.0))
+        return found[0]
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for its end and return its exit code."""
+        code = self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def close(self) -> None:
+        """End it, however it is."""
+        self._process.kill()
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._more:
+                self.lines.append(line)
+                self._more.notify_all()
+        with self._more:
+            self._more.notify_all()
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start("-A", "shop", "worker")`: that command, in a directory with an app and a queue in a file."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "late.py").write_text(LATE)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DRAY_")}
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    env |= {"DRAY_CONFIG": "", "DRAY_BROKER_URL": url, "DRAY_RESULT_BACKEND": url}
+    made: list[Process] = []
+
+    def start(*args: str) -> Process:
+        made.append(Process(tmp_path, env, *args))
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.close()
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Dray]:
+    """Sends by name to the queue that the commands use."""
+    with Dray("sender", broker=f"sqlite:///{tmp_path}/tasks.db", set_as_current=False) as app:
+        yield app
+
+
+def test_a_worker_says_who_it_is_and_one_line_when_a_task_begins_and_ends(start: Start, app: Dray) -> None:
+    worker = start("-A", "shop", "worker", "-c", "2", "-n", "w1")
+    worker.wait_for("w1 is ready")
+    assert re.search(r"^ app +shop \(shop\)$", worker.output, re.M)
+    assert re.search(r"^ broker +sqlite:////\S+/tasks\.db$", worker.output, re.M)
+    assert re.search(r"^ pool +threads: 2 at once", worker.output, re.M)
+    assert "shop.aheld  async" in worker.output
+    sent = app.send_task("shop.add", (1, 2))
+    worker.wait_for(f"shop.add[{sent.id}] began")
+    assert re.search(r"succeeded in \d+\.\d{3}s$", worker.wait_for(f"shop.add[{sent.id}] succeeded").strip())
+    assert sent.get(timeout=PATIENCE) == 3
+    failed = app.send_task("shop.boom")
+    assert "ValueError: no such size" in worker.wait_for(f"shop.boom[{failed.id}] failed")
+
+
+@pytest.mark.parametrize("task", ["shop.held", "shop.aheld"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_running_task_finish_and_gives_back_the_rest(
+    start: Start, app: Dray, tmp_path: Path, task: str, number: int
+) -> None:
+    gate = tmp_path / "gate"
+    one: AsyncResult[str] = app.send_task(task, (str(gate),))
+    worker = start("-A", "shop", "worker", "-c", "1", "--async-concurrency", "1")
+    worker.wait_for(f"{one.id}] began")
+    worker.send(number)
+    worker.wait_for("stopping: 1 task(s) may run for another 25s; again to stop now")
+    late = app.send_task("shop.add", (1, 2))
+    gate.touch()
+    assert worker.ended() == 0
+    assert one.get(timeout=PATIENCE) == "let go"
+    assert late.state == "PENDING"
+    assert "Traceback" not in worker.output
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, INTERRUPTED)])
+@pytest.mark.parametrize("task", ["shop.held", "shop.aheld"])
+def test_a_second_signal_stops_at_once_and_the_task_is_given_back(
+    start: Start, app: Dray, tmp_path: Path, task: str, number: int, code: int
+) -> None:
+    one = app.send_task(task, (str(tmp_path / "gate"),))
+    worker = start("-A", "shop", "worker", "--shutdown-timeout", "1h")
+    worker.wait_for(f"{one.id}] began")
+    worker.send(number)
+    worker.wait_for("stopping: 1 task(s)")
+    worker.send(number)
+    assert worker.ended() == code
+    assert "Traceback" not in worker.output
+    assert one.state == "PENDING"
+    assert app.broker.sizes(["default"])["default"] == {"ready": 1, "delayed": 0, "leased": 0, "dead": 0}
+
+
+def test_a_worker_gives_back_what_does_not_end_in_time(start: Start, app: Dray, tmp_path: Path) -> None:
+    one = app.send_task("shop.held", (str(tmp_path / "gate"),))
+    worker = start("-A", "shop", "worker", "--shutdown-timeout", "0.1")
+    worker.wait_for(f"{one.id}] began")
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert f"did not end in time and are given back: shop.held[{one.id}]" in worker.output
+    assert app.broker.sizes(["default"])["default"]["ready"] == 1
+
+
+def test_an_idle_worker_stops_when_asked(start: Start) -> None:
+    worker = start("-A", "shop", "worker")
+    worker.wait_for("is ready")
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert "stopping: nothing is running" in worker.output
+
+
+def test_a_burst_drains_what_is_due_and_ends_with_0(start: Start, app: Dray) -> None:
+    due = [app.send_task("shop.add", (n, n)) for n in range(20)]
+    failing, delayed = app.send_task("shop.boom"), app.send_task("shop.add", (1, 2), countdown=3600)
+    assert start("-A", "shop", "worker", "--burst").ended() == 0
+    assert [one.get(timeout=0) for one in due] == [2 * n for n in range(20)]
+    assert (failing.state, delayed.state) == ("FAILURE", "PENDING")
+
+
+def test_a_wrong_url_is_one_line_and_exit_code_2(start: Start) -> None:
+    worker = start("-A", "shop", "--url", "sqlit:///tasks.db", "worker")
+    assert worker.ended() == 2
+    assert worker.output == (
+        "Error: no broker called 'sqlit' is installed; did you mean 'sqlite'? Installed: memory, sqlite.\n"
+    )
+
+
+def test_an_option_that_the_broker_does_not_know_is_one_line_and_exit_code_2(start: Start) -> None:
+    worker = start("-A", "shop", "--url", "sqlite:///tasks.db?timeot=3", "worker")
+    assert worker.ended() == 2
+    assert len(worker.lines) == 1 and "did you mean 'timeout'?" in worker.output
+
+
+def test_an_import_error_is_one_line_and_exit_code_2(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("from dray import Dray\nimport nowhere_at_all\n")
+    worker = start("-A", "broken", "worker")
+    assert worker.ended() == 2
+    assert worker.output == (
+        "Error: importing 'broken' fails at broken.py:2: ModuleNotFoundError: No module named 'nowhere_at_all'\n"
+    )
+
+
+def test_a_worker_waits_for_a_broker_that_is_not_there_yet(start: Start, app: Dray, tmp_path: Path) -> None:
+    url = f"late:///{tmp_path}/tasks.db"
+    worker = start("-A", "late:app", "--url", url, "worker")
+    assert "does not answer; waiting for it" in worker.wait_for("broker away")
+    (tmp_path / "up").touch()
+    worker.wait_for("broker there after")
+    worker.wait_for("is ready")
+    sent = app.send_task("shop.add", (1, 2))
+    assert sent.get(timeout=PATIENCE) == 3
+
+
+def test_a_worker_that_waits_for_its_broker_stops_when_asked(start: Start, tmp_path: Path) -> None:
+    worker = start("-A", "late:app", "--url", f"late:///{tmp_path}/tasks.db", "worker")
+    worker.wait_for("broker away")
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 0
+
+
+def test_a_burst_does_not_wait_for_a_broker_and_ends_with_3(start: Start, tmp_path: Path) -> None:
+    worker = start("-A", "late:app", "--url", f"late:///{tmp_path}/tasks.db", "worker", "--burst")
+    assert worker.ended() == 3
+    assert worker.output == f"Error: late:///{tmp_path}/tasks.db does not answer\n"
+
+
+def test_ctrl_c_ends_a_command_that_waits_with_130(start: Start) -> None:
+    waiting = start("call", "shop.add", "--args", "[1, 2]", "--wait")
+    waiting.wait_for("waiting for its end")
+    waiting.send(signal.SIGINT)
+    assert waiting.ended() == INTERRUPTED
+    assert "Traceback" not in waiting.output
+
+
+def test_a_task_that_exits_does_not_end_the_worker(start: Start, app: Dray, tmp_path: Path) -> None:
+    (tmp_path / "rude.py").write_text(
+        "from shop import app\n@app.task\ndef leave() -> None:\n    raise SystemExit(3)\n"
+    )
+    sent, after = app.send_task("rude.leave"), app.send_task("shop.add", (1, 2))
+    assert start("-A", "shop", "worker", "--burst", "-I", "rude").ended() == 0
+    assert (sent.state, after.state) == ("FAILURE", "SUCCESS")
