@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 import typing
 from collections.abc import Mapping
@@ -24,6 +23,8 @@ from .urls import Url, mask, nearest
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+#: Longest duration that is one (seconds): thirty thousand years.
+LONGEST = 1e12
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
 
 
@@ -128,7 +129,7 @@ def read_seconds(value: Any) -> float:
         return value.total_seconds()
     if isinstance(value, str):
         return _seconds_in(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LONGEST:
         raise ValueError("that is not a duration")
     return float(value)
 
@@ -140,7 +141,7 @@ def _seconds_in(text: str) -> float:
         parts = list(_PART.finditer(text.lower()))
         if not parts or "".join(part[0] for part in parts).strip() != text.strip().lower():
             raise ValueError("that is not a duration") from None
-        return sum(float(part[1]) * _UNITS[part[2]] for part in parts)
+        return read_seconds(sum(float(part[1]) * _UNITS[part[2]] for part in parts))
     return read_seconds(number)
 
 

@@ -19,6 +19,11 @@ HERE = Path(__file__).parent
 Report = Callable[..., None]
 
 
+def sender(run: str) -> str:
+    """Return the run that sent this one: the attempt before it, or the task it is linked to."""
+    return run[:-3] if run.endswith("-l0") else f"{run[:-2]}/0" if run.endswith("/1") else ""
+
+
 def test_twenty_kills_under_load_lose_nothing(crew: Crew, report: Report) -> None:
     kills = 20
     in_flight: Counter[str] = Counter()
@@ -54,7 +59,6 @@ def test_twenty_kills_under_load_lose_nothing(crew: Crew, report: Report) -> Non
 
     crew.worker("-c", "4")
     crew.wait_until_done(timeout=30)
-    runs = crew.ledger.runs()
     lost = crew.ledger.missing([*ids, *linked, *(f"{id}/{n}" for id in retried for n in (0, 1))])
     repeated = crew.ledger.repeated()
     report(
@@ -66,9 +70,9 @@ def test_twenty_kills_under_load_lose_nothing(crew: Crew, report: Report) -> Non
     )
     assert not lost
     assert crew.states([*ids, *linked, *retried]) == {"SUCCESS"}
-    # Run again was only what had begun and was not settled when a worker was killed, and at most once for each kill.
-    assert {run: times - 1 for run, times in repeated.items() if times - 1 > in_flight[run]} == {}
-    assert all(times == 1 for run, times in runs.items() if run not in in_flight)
+    # Run again was only what had begun and was not settled when a worker was killed, once for each kill at most; and
+    # what that had sent: it may be done and forgotten by the time that its parent comes back and sends it anew.
+    assert {run: times for run, times in repeated.items() if times - 1 > in_flight[run] + in_flight[sender(run)]} == {}
 
 
 def test_what_a_killed_worker_held_is_taken_over_when_its_lease_is_over(crew: Crew, report: Report) -> None:

@@ -228,7 +228,9 @@ def test_a_worker_without_queues_takes_from_all_that_tasks_and_settings_name(sho
     @shop.app.task(name="b")
     def b() -> None: ...
 
-    assert set(shop.app.worker().queues) == {"default", "own", "routed"}
+    assert {"default", "own", "routed"} <= set(shop.app.worker().queues)
+    assert shop.app.worker("one").queues == ["one"]
+    assert shop.app.worker(["b", "a"]).queues == ["b", "a"]
 
 
 def test_a_worker_is_started_once_at_a_time(shop: Shop) -> None:
