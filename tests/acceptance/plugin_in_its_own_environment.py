@@ -1,4 +1,4 @@
-"""Build a plugin as a wheel, install it with dray's own wheel into a fresh environment, and run its conformance test there.
+"""Build a plugin as a wheel, install it and dray's wheel into a fresh environment, and run its conformance test there.
 
     python tests/acceptance/plugin_in_its_own_environment.py examples/plugins/dray-folder
 

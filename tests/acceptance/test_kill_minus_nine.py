@@ -66,7 +66,7 @@ def test_twenty_kills_under_load_lose_nothing(crew: Crew, report: Report) -> Non
         tasks=len(ids) + len(linked) + len(retried),
         lost=len(lost),
         repeated=sum(repeated.values()) - len(repeated),
-        in_flight=in_flight.total(),
+        in_flight=len(in_flight),
     )
     assert not lost
     assert crew.states([*ids, *linked, *retried]) == {"SUCCESS"}

@@ -306,9 +306,9 @@ def test_a_worker_for_another_app_with_options_of_its_own(dray_worker_for: Calla
 
 
 def test_assert_enqueued_finds_what_waits_and_gives_it_back(dray_app: Dray, dray_enqueued: Enqueued) -> None:
-    task = dray_app.task(name="add")(add)
+    task = dray_app.task(name="plugin.asked")(add)
     sent = task.apply_async((1,), {"y": 2}, queue="q", countdown=60)
-    for asked in (task, "add", shared_task(name="add")(add)):
+    for asked in (task, "plugin.asked", shared_task(name="plugin.asked")(add)):
         assert [message.id for message in dray_enqueued.assert_enqueued(asked)] == [sent.id]
     dray_enqueued.assert_enqueued(task, (1,))
     dray_enqueued.assert_enqueued(task, [1], {"y": 2}, queue="q", count=1)

@@ -1,11 +1,12 @@
 """The pytest plugin: fixtures with which a test sends tasks, runs them on a real worker, and holds the clock still.
 
-    def test_a_receipt_follows_an_order(dray_app, dray_worker, dray_enqueued):
-        order = dray_app.task(place_order)
-        order.delay(7)
-        dray_worker.run_until_idle()
-        dray_enqueued.assert_enqueued("shop.send_receipt", args=(7,))
-        dray_worker.advance(60)                                         # what is due within a minute runs
+    def test_an_order_is_confirmed_a_minute_later(dray_app, dray_worker, dray_enqueued):
+        confirm = dray_app.task(shop.confirm)
+        result = confirm.apply_async((7,), countdown=60)
+        dray_enqueued.assert_enqueued(confirm, args=(7,), count=1)
+        dray_worker.run_until_idle()                        # what is due now: nothing
+        dray_worker.advance(60)                             # what falls due within a minute, at its own instant
+        assert result.get() == "confirmed"
 
 Settings of the app go into the marker: `@pytest.mark.dray(task_always_eager=True)`. To have the other fixtures work on
 an app of your own, override `dray_app`:
