@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -94,23 +94,22 @@ def worker_process(url: str, folder: Path) -> Iterator[Callable[[], float]]:
     there.close()
 
     def used() -> float:
-        here.send("cpu")
+        here.send(True)
         seconds: float = here.recv()
         return seconds
 
     try:
         used()  # answered when the worker runs
         yield used
-        here.send("stop")
     finally:
-        process.join(PATIENCE)
         here.close()
+        process.join(PATIENCE)
 
 
 def _serve(url: str, folder: Path, pipe: Connection) -> None:
-    """Run a worker until told to stop: what the other process does."""
+    """Run a worker until the pipe is closed, telling its processor time when asked: what the other process does."""
     ours = App(url, Ledger(folder / "ledger"))
-    with ours.app.worker():
-        while pipe.recv() == "cpu":
+    with ours.app.worker(), suppress(EOFError):
+        while pipe.recv():
             pipe.send(time.process_time())
     ours.app.close()

@@ -154,6 +154,7 @@ class SqliteFile:
     @contextmanager
     def _lent(self, pool: _Pool, shelf: list[sqlite3.Connection]) -> Iterator[sqlite3.Connection]:
         connection = None
+        _gate.enter()
         try:
             if pool.file not in (None, self._on_disk()):
                 raise self._unavailable(f"{self.path} was moved or deleted while it was open; open it again")
@@ -169,9 +170,12 @@ class SqliteFile:
             if isinstance(error, sqlite3.Error):
                 raise self._in_words(error) from error
             raise
-        shelf.append(connection)
-        if pool is not self._pool:
-            pool.let_all_go()
+        else:
+            shelf.append(connection)
+            if pool is not self._pool:
+                pool.let_all_go()
+        finally:
+            _gate.leave()
 
     def _on_disk(self) -> tuple[int, int] | None:
         # SQLite itself goes on writing to a deleted file, and so would publish what no worker ever sees.
@@ -345,6 +349,57 @@ class _Pool:
         if self.pid != getpid():
             _inherited.extend(self.idle + self.writer)
 
+
+class _Gate:
+    """Keeps the process from forking while a thread is inside SQLite, whose own locks would stay shut in the child."""
+
+    #: Seconds a fork waits for the threads that are inside.
+    PATIENCE = 5.0
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._forking = False
+        #: How often each thread is inside.
+        self._inside: dict[int, int] = {}
+
+    def enter(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            # Whoever is inside already must get on, or the fork would wait for them and they for the fork.
+            while self._forking and me not in self._inside:
+                self._changed.wait(self.PATIENCE)
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def leave(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+                if self._forking:
+                    self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let nobody in, and wait until everybody else is out. The lock stays held across the fork."""
+        me = threading.get_ident()
+        self._changed.acquire()
+        self._forking = True
+        self._changed.wait_for(lambda: not self._inside.keys() - {me}, self.PATIENCE)
+
+    def open(self) -> None:
+        """Go on in the parent."""
+        self._forking = False
+        self._changed.notify_all()
+        self._changed.release()
+
+    def renew(self) -> None:
+        """Start afresh in the child, where the forking thread is the only one left."""
+        self.__init__()  # type: ignore[misc]
+
+
+_gate = _Gate()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_gate.shut, after_in_parent=_gate.open, after_in_child=_gate.renew)
 
 #: Connections made before a fork, kept so that garbage collection does not close them in the child.
 _inherited: list[sqlite3.Connection] = []

@@ -92,6 +92,11 @@ class Credit:
             lane.seen, lane.duration = True, duration
         lane.duration += LEARNING * (duration - lane.duration)
 
+    def slower(self, kind: str, duration: float) -> None:
+        """Note that jobs of this kind take at least `duration`: they run that long already, and have not ended."""
+        lane = self._lanes[kind]
+        lane.seen, lane.duration = True, max(lane.duration, duration)
+
     def _room(self, queue: str) -> int:
         mix = self._mix[queue]
         rooms = [

@@ -47,6 +47,8 @@ logger = logging.getLogger("dray.worker")
 WAIT = 0.2
 #: Seconds between two tries to reconnect: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+#: Seconds in which nothing has ended, after which what waits for a slot is given back.
+SHARE_AFTER = 1.0
 #: Seconds for settling what is left after the grace.
 LAST_WORDS = 3.0
 
@@ -116,6 +118,9 @@ class Worker:
         #: Receipts of those jobs in the table that hold no credit any more.
         self._making_room: set[Any] = set()
         self._room, self._idle = threading.Event(), threading.Event()
+        #: When (monotonic) a job was settled last, and whether the settings say how much to hold.
+        self._last_end = self.app.clock.monotonic()
+        self._fixed_prefetch = conf.worker_prefetch_multiplier is not None
         #: Since when (monotonic) the broker is away, and how long to wait before the next try.
         self._away_since: float | None = None
         self._pause = FIRST_PAUSE
@@ -219,11 +224,17 @@ class Worker:
         said = {queue: kinds.get(queue, every) for queue in queues}
         return {queue: next(iter(some)) for queue, some in said.items() if len(some) == 1}
 
+    @property
+    def running(self) -> int:
+        """How many tasks are running at this moment."""
+        return sum(1 for job in dict(self._jobs).values() if job.began and job.ran is None)
+
     # The source thread
 
     def _serve(self) -> None:
         try:
             while not self._stopping.is_set():
+                self._share()
                 self._room.clear()
                 queues, limit = self._credit.allow()
                 if not queues:
@@ -281,6 +292,21 @@ class Worker:
             away, self._away_since = self.app.clock.monotonic() - self._away_since, None
             logger.info("broker back after %.1fs", away)
             self.app.notify("broker-back", worker=self.name, away=away)
+
+    def _share(self) -> None:
+        """Give back what waits behind tasks that turned out to be long: another worker may have a slot for it.
+
+        The credit was given when tasks were short; nothing has ended since, so it could not learn better.
+        """
+        now = self.app.clock.monotonic()
+        if not self._jobs or now - self._last_end < SHARE_AFTER or self._fixed_prefetch:
+            return
+        self._last_end = now
+        for kind, executor in self._executors.items():
+            waiting = executor.drain()
+            if waiting:
+                self._credit.slower(kind, SHARE_AFTER)
+                self._give_back(waiting)
 
     def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
         ready: dict[str, list[Job]] = {}
@@ -376,6 +402,7 @@ class Worker:
             self._settler.put(job, ended)
 
     def _settled(self, jobs: Sequence[Job]) -> None:
+        self._last_end = self.app.clock.monotonic()
         for job in jobs:
             receipt = job.delivery.receipt
             if self._jobs.pop(receipt, None) is None:

@@ -89,7 +89,7 @@ class WorkerProcess(Worker):
 
     def stop(self, timeout: float | None = None) -> None:
         """Say what is being waited for, and stop."""
-        busy = sum(1 for job in dict(self._jobs).values() if job.began and job.ran is None)
+        busy = self.running
         grace = self.shutdown_timeout if timeout is None else timeout
         if self.asked and busy:
             say("stopping: %d task(s) may run for another %s; again to stop now", busy, short(grace), action="stopping")

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .broker_contract import BrokerContract as BrokerContract
     from .driver import Driver as Driver
     from .enqueued import Enqueued as Enqueued
+    from .faults import ExecutionLedger as ExecutionLedger
+    from .faults import FlakyBackend as FlakyBackend
+    from .faults import FlakyBroker as FlakyBroker
+    from .faults import wait_until as wait_until
     from .held_clock import HeldClock as HeldClock
     from .memory import memory_app as memory_app
     from .memory import on_memory as on_memory
@@ -29,22 +33,30 @@ _MODULE_OF = {
     "BrokerContract": "broker_contract",
     "Driver": "driver",
     "Enqueued": "enqueued",
+    "ExecutionLedger": "faults",
+    "FlakyBackend": "faults",
+    "FlakyBroker": "faults",
     "HeldClock": "held_clock",
     "ResultBackendContract": "backend_contract",
     "SerializerContract": "serializer_contract",
     "memory_app": "memory",
     "on_memory": "memory",
+    "wait_until": "faults",
 }
 
 __all__ = [
     "BrokerContract",
     "Driver",
     "Enqueued",
+    "ExecutionLedger",
+    "FlakyBackend",
+    "FlakyBroker",
     "HeldClock",
     "ResultBackendContract",
     "SerializerContract",
     "memory_app",
     "on_memory",
+    "wait_until",
 ]
 
 
