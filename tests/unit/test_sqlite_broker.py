@@ -17,7 +17,9 @@ import pytest
 
 import dray_brokers.sqlite as adapter
 from dray import BrokerError, BrokerUnavailable, Envelope, ManualClock, Url, UrlError
+from dray.testing import wait_until
 from dray_brokers.sqlite import SqliteBroker
+from dray_brokers.sqlite_file import _Gate
 
 
 @pytest.fixture
@@ -512,3 +514,62 @@ def test_no_everyday_statement_scans_or_sorts_a_table(broker: SqliteBroker, sql:
         assert [step for step in steps if "TEMP B-TREE" in step] == []
     if sql == "HEAD":
         assert any(step.startswith("SEARCH c USING PRIMARY KEY (id=?") for step in steps)
+
+
+def test_a_fork_waits_until_nobody_is_inside_sqlite() -> None:
+    gate = _Gate()
+    shut, forked, entered = threading.Event(), threading.Event(), threading.Event()
+
+    def fork() -> None:
+        gate.shut()
+        shut.set()
+        forked.wait(5)
+        gate.open()
+
+    def come_later() -> None:
+        gate.enter()
+        entered.set()
+        gate.leave()
+
+    gate.enter()
+    gate.enter()
+    forking = threading.Thread(target=fork)
+    forking.start()
+    wait_until(lambda: gate._forking)
+    gate.leave()
+    later = threading.Thread(target=come_later)
+    later.start()
+    assert not shut.wait(0.05)
+    gate.leave()
+    assert shut.wait(5)
+    assert not entered.is_set()
+    forked.set()
+    assert entered.wait(5)
+
+
+SCRIPT_OF_A_WORKER_THAT_FORKS = """
+import os, sys
+from dray import Dray
+app = Dray("forked", broker=sys.argv[1], set_as_current=False)
+add = app.task(name="add")(lambda x: x + 1)
+with app.worker():
+    for _ in range(5):
+        handles = add.delay_many((n,) for n in range(50))
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if add.delay(2).get(timeout=20) == 3 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert [handle.get(timeout=20) for handle in handles] == list(range(1, 51))
+print("ok")
+"""
+
+
+def test_children_forked_in_the_middle_of_a_workers_calls_send_and_read(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT_OF_A_WORKER_THAT_FORKS, f"sqlite:///{path}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr

@@ -96,6 +96,31 @@ def test_long_tasks_are_not_hoarded(shop: Shop, gate: Gate) -> None:
             wait_until(lambda: len(gate.entered) == 100)
 
 
+def test_what_waits_behind_tasks_that_turn_out_long_is_given_back(
+    shop: Shop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dray.worker.SHARE_AFTER", 0.05)
+
+    @shop.app.task(ignore_result=True)
+    def short() -> None: ...
+
+    @shop.app.task
+    def long(n: int) -> None:
+        gate.pass_through(n)
+
+    with shop.app.worker(concurrency=4):
+        short.delay_many(() for _ in range(5000))
+        wait_until(lambda: shop.sizes()["ready"] == shop.sizes()["leased"] == 0)
+        long.delay_many((n,) for n in range(100))
+        wait_until(lambda: len(gate.entered) == 4)
+        # The worker took them all for short ones; now it keeps what its threads have begun.
+        wait_until(lambda: shop.sizes()["ready"] == 96)
+        (first, *_) = shop.app.broker.peek("default", 1)
+        assert first.delivery_count == 0
+        gate.open()
+        wait_until(lambda: len(gate.entered) == 100)
+
+
 def test_short_tasks_come_in_batches(shop: Shop) -> None:
     @shop.app.task(ignore_result=True)
     def short() -> None: ...
