@@ -159,7 +159,7 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_lines_that_people_write_are_at_most_120_characters_long(page: Path, generate: ModuleType) -> None:
-    if page.name in generate.PAGES:
+    if page.name in {*generate.PAGES, "performance.md"}:
         return
     long = [line for line in read(page).splitlines() if len(line) > 120 and not line.startswith("|")]
     assert long == []
