@@ -17,7 +17,7 @@ def main() -> None:
     options = _options(sys.argv[1:])
     chosen = _chosen(list(measures(Size(options.tasks, options.idle))), options.only)
     rows = _rounds(chosen, options.rounds)
-    found = report(rows, chosen, options.rounds, shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]]))
+    found = report(rows, chosen, options.rounds, _command(options))
     print(as_text(found))
     if options.json:
         options.json.write_bytes(as_json(found))
@@ -63,6 +63,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, every sample included")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page for the documentation")
     return parser.parse_args(arguments)
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command that measures the same again, wherever its report goes."""
+    only = [part for word in options.only for part in ("--only", word)]
+    sizes = ["--rounds", options.rounds, "--tasks", options.tasks, "--idle", options.idle]
+    return shlex.join(["python", "benchmarks/run.py", *map(str, sizes), *only])
 
 
 def _positive(text: str) -> int:
