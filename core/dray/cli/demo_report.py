@@ -181,8 +181,9 @@ def next_steps(dray: str) -> tuple[tuple[str, str], ...]:
 
 
 def launcher() -> str:
-    """Return how dray is called from here: by name where the shell finds it, else by its path."""
-    return "dray" if shutil.which("dray") else os.path.relpath(sys.argv[0])
+    """Return how dray is called from here: by name where the shell finds it, else by its path if that is short."""
+    path = os.path.relpath(sys.argv[0])
+    return "dray" if shutil.which("dray") or len(path) > len(".venv-3.13/bin/dray") else path
 
 
 def _show_account(screen: Screen, ledger: Account) -> None:
