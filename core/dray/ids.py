@@ -17,11 +17,20 @@ if hasattr(os, "register_at_fork"):
 def id_source(clock: Clock = SYSTEM_CLOCK, bits: Callable[[int], int] = _random.getrandbits) -> Callable[[], str]:
     """Return a function that makes ids. Thread-safe with the default source of random bits."""
 
+    #: The millisecond for which the beginning of an id was made last, and that beginning. Replaced as one, so that two
+    #: threads can at worst make the same one twice.
+    latest = (-1, "")
+
     def new_id() -> str:
-        milliseconds = int(clock.time() * 1000)
-        noise = bits(74)
-        high, low = milliseconds >> 16 & 0xFFFF_FFFF, milliseconds & 0xFFFF
-        variant = 0x8000 | noise >> 12 & 0x3FFF
-        return f"{high:08x}-{low:04x}-7{noise & 0xFFF:03x}-{variant:04x}-{noise >> 26:012x}"
+        nonlocal latest
+        milliseconds, beginning = latest
+        now = int(clock.time() * 1000)
+        if now != milliseconds:
+            text = f"{now & 0xFFFF_FFFF_FFFF:012x}"
+            beginning = f"{text[:8]}-{text[8:]}-7"
+            latest = now, beginning
+        # 72 random bits; the "8" is the variant.
+        noise = f"{bits(72):018x}"
+        return f"{beginning}{noise[:3]}-8{noise[3:6]}-{noise[6:]}"
 
     return new_id

@@ -146,6 +146,8 @@ def _check_retry_policy(policy: Any, task: str) -> None:
 
 def positional(args: Any, task: str) -> tuple[Any, ...]:
     """Return positional arguments given as a collection; raise `ArgumentsError` for what is none, such as a text."""
+    if type(args) is tuple:
+        return args
     if args is None:
         return ()
     if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
@@ -155,9 +157,18 @@ def positional(args: Any, task: str) -> tuple[Any, ...]:
     return tuple(args)
 
 
+def one_of_many(call: Any, task: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of one call of `delay_many`: given as a tuple, or as a dict of keyword arguments."""
+    if type(call) is tuple:
+        return call, {}
+    if isinstance(call, Mapping):
+        return (), dict(call)
+    return positional(call, task), {}
+
+
 def by_name(kwargs: Any, task: str) -> dict[str, Any]:
     """Return keyword arguments given as a mapping; raise `ArgumentsError` for what is none."""
-    if kwargs is None:
+    if not kwargs and (kwargs is None or type(kwargs) is dict):
         return {}
     if not isinstance(kwargs, Mapping):
         raise ArgumentsError(f"{task}: keyword arguments are given as a dict; got {kwargs!r}")

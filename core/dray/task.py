@@ -20,7 +20,16 @@ from .canvas import Signature, steps
 from .context import DIRECTLY, TRACE_HEADERS, Context, current
 from .errors import MaxRetriesExceeded, Retry, TaskOptionError
 from .message import Message
-from .options import TASK_WORDS, SendOptions, by_name, check_send_options, check_task_options, instant, positional
+from .options import (
+    TASK_WORDS,
+    SendOptions,
+    by_name,
+    check_send_options,
+    check_task_options,
+    instant,
+    one_of_many,
+    positional,
+)
 from .report import progress
 from .result import AsyncResult
 from .retries import RetryPolicy, read_policy, seconds
@@ -123,10 +132,7 @@ class Task(Generic[P, R]):
         if options.get("task_id") is not None:
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
         blank, fill = self._blank(options), self._fill
-        messages = [
-            fill(blank, (), dict(call)) if isinstance(call, Mapping) else fill(blank, positional(call, self.name), {})
-            for call in calls
-        ]
+        messages = [fill(blank, *one_of_many(call, self.name)) for call in calls]
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
         sent = self.app.sender.publish(messages, self._pack, options)
