@@ -40,7 +40,7 @@ EXAMPLES = (
     ("dray demo", "see it work"),
     ("dray -A shop.tasks worker", "run the tasks of the app in shop/tasks.py"),
     ("dray call shop.tasks.add --args '[1, 2]' --wait", "send one, and wait for its result"),
-    ("dray --url redis://localhost doctor", "check a broker"),
+    ("dray --url sqlite:///shop.db doctor", "check a broker, and see what it can do"),
 )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "doctor",
     examples=[
         ("dray doctor", "check what DRAY_BROKER_URL, pyproject.toml or dray.toml name"),
-        ("dray --url redis://localhost doctor", "check that broker, and what it can do"),
+        ("dray --url sqlite:///shop.db doctor", "check that broker, and what it can do"),
         ("dray -A shop.tasks doctor --json", "as the app sees it; for scripts"),
     ],
 )

@@ -7,6 +7,7 @@ An executor knows nothing of brokers, leases or results: it is given jobs and tw
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ class Executor(ABC):
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
+        #: Jobs that have not begun. The operations of a deque are atomic: any thread may take from it.
+        self._line: deque[Any] = deque()
 
     @abstractmethod
     def start(self, run: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
@@ -25,9 +28,15 @@ class Executor(ABC):
     def submit(self, jobs: Sequence[Any]) -> None:
         """Take jobs and return at once. Called from one thread."""
 
-    @abstractmethod
     def drain(self) -> list[Any]:
         """Take back and return the jobs that have not begun. Any thread."""
+        taken = []
+        while self._line:
+            try:
+                taken.append(self._line.popleft())
+            except IndexError:  # another thread took the last one
+                break
+        return taken
 
     @abstractmethod
     def cancel(self, job: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ class LoopExecutor(Executor):
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
-        self._line: deque[Any] = deque()
         self._running: dict[Any, asyncio.Task[None]] = {}
         #: Those of the running that have taken their first step.
         self._begun: set[Any] = set()
@@ -34,15 +32,6 @@ class LoopExecutor(Executor):
     def submit(self, jobs: Sequence[Any]) -> None:
         self._line.extend(jobs)
         self._loop.call_soon_threadsafe(self._fill)
-
-    def drain(self) -> list[Any]:
-        taken = []
-        while self._line:
-            try:
-                taken.append(self._line.popleft())
-            except IndexError:
-                break
-        return taken
 
     def cancel(self, job: Any) -> None:
         self._loop.call_soon_threadsafe(self._cancel, job)

@@ -28,7 +28,6 @@ class ThreadExecutor(Executor):
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
-        self._line: deque[Any] = deque()
         #: One entry for each thread that is going to sleep or sleeps. deque and SimpleQueue operations are atomic.
         self._sleepers: deque[None] = deque()
         #: Wakes one sleeper: to work (False), or to keep watch (True).
@@ -48,15 +47,6 @@ class ThreadExecutor(Executor):
     def submit(self, jobs: Sequence[Any]) -> None:
         self._line.extend(jobs)
         self._wake(len(jobs) if self._duration > SHORT else 1)
-
-    def drain(self) -> list[Any]:
-        taken = []
-        while self._line:
-            try:
-                taken.append(self._line.popleft())
-            except IndexError:
-                break
-        return taken
 
     def cancel(self, job: Any) -> None:
         """A thread cannot be interrupted; the job's own flag is all it has."""
