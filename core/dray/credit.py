@@ -8,6 +8,7 @@ full while a queue of `async def` tasks goes on.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -60,6 +61,8 @@ class Credit:
         self._multiplier = multiplier
         self._caps = dict(caps or {})
         self._weights = weights
+        #: Two threads count what is held: one up, the other down.
+        self._lock = threading.Lock()
         self._held = dict.fromkeys(queues, 0)
         #: For each queue, the share of each kind among what it brought, as far as it is known.
         self._mix: dict[str, dict[str, float]] = {queue: {} for queue in queues}
@@ -72,20 +75,23 @@ class Credit:
         open_queues = [queue for queue in self._ordered() if rooms[queue] > 0]
         return Allowance(open_queues, min((rooms[queue] for queue in open_queues), default=0))
 
-    def taken(self, queue: str, kind: str) -> None:
-        """Note that a job of this kind has come from this queue."""
-        self._held[queue] = self._held.get(queue, 0) + 1
-        self._lanes[kind].held += 1
+    def taken(self, queue: str, kind: str, count: int = 1) -> None:
+        """Note that jobs of this kind have come from this queue."""
+        with self._lock:
+            self._held[queue] = self._held.get(queue, 0) + count
+            self._lanes[kind].held += count
         mix = self._mix.setdefault(queue, {})
+        kept = (1.0 - LEARNING) ** count
         for one in self._lanes:
-            share = mix.get(one, 1.0 if one == kind else 0.0)
-            mix[one] = share + LEARNING * ((1.0 if one == kind else 0.0) - share)
+            seen = 1.0 if one == kind else 0.0
+            mix[one] = seen + (mix.get(one, seen) - seen) * kept
 
     def ended(self, queue: str, kind: str, duration: float | None) -> None:
         """Note that a job is settled, and how long it ran (None: it did not run)."""
-        self._held[queue] -= 1
         lane = self._lanes[kind]
-        lane.held -= 1
+        with self._lock:
+            self._held[queue] -= 1
+            lane.held -= 1
         if duration is None:
             return
         if not lane.seen:

@@ -32,7 +32,7 @@ from .errors import (
 )
 from .job import Ended, Job
 from .message import Delivery, Envelope
-from .outcome import Failed, Rejected, Released, Requeued
+from .outcome import Done, Failed, Rejected, Released, Requeued
 from .report import Failure, Report, rank, record
 
 if TYPE_CHECKING:
@@ -159,25 +159,33 @@ class Settler:
 
         What is left over waits for the broker or the backend: then this returns when the pause is over.
         """
-        room = BATCH
         wait = None
         if entries or notes:
             pauses = [outage.pause for outage in (self._broker, self._backend) if outage.away]
             wait = min(pauses, default=FIRST_PAUSE) * random.uniform(0.8, 1.2)
-        while room:
-            try:
-                item = self._queue.get(True, wait)
-            except Empty:
-                return
-            if item is None:  # close() was called
-                wait = 0.0 if wait is None else wait
-                if not entries and not notes:
-                    return
-                continue
-            (entries if isinstance(item, _Entry) else notes).append(item)  # type: ignore[arg-type]
-            room -= 1
-            # They come in quickly: a millisecond more makes the batch several times larger. A single one goes at once.
-            wait = GATHER if room < BATCH - 1 else 0.0
+        came = self._take(entries, notes, BATCH, wait)
+        # A single one goes at once. When they come in quickly, a millisecond more makes the batch several times larger;
+        # it is slept through, because waiting at the queue would wake this thread for every single one.
+        if 1 < came < BATCH and not self._closing.is_set():
+            self._given_up.wait(GATHER)
+            self._take(entries, notes, BATCH - came, 0.0)
+
+    def _take(self, entries: list[_Entry], notes: list[Record], most: int, wait: float | None) -> int:
+        """Move up to `most` items out of the queue, waiting for the first one only; return how many there were."""
+        get, came = self._queue.get, 0
+        try:
+            while came < most:
+                item = get(True, wait)
+                wait = 0.0
+                if isinstance(item, _Entry):
+                    entries.append(item)
+                    came += 1
+                elif item is not None:  # None: close() was called
+                    notes.append(item)
+                    came += 1
+        except Empty:
+            pass
+        return came
 
     def _round(self, entries: list[_Entry], notes: list[Record]) -> list[_Entry]:
         """Bring every outcome as far as it goes now; return those that have to wait for the backend."""
@@ -353,6 +361,8 @@ class Settler:
             if entry.job.acked:
                 continue
             match entry.ended.outcome:
+                case Done():
+                    done.append(delivery)
                 case Released():
                     released.append(delivery)
                 case Requeued(delay):

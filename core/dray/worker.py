@@ -16,6 +16,7 @@ import os
 import random
 import socket
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -311,10 +312,11 @@ class Worker:
     def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
-        for delivery in deliveries:
-            job, outcome = self._triage.look(delivery, lease_until)
-            self._jobs[delivery.receipt] = job
-            self._credit.taken(delivery.queue, job.kind)
+        looked = [self._triage.look(delivery, lease_until) for delivery in deliveries]
+        for (queue, kind), count in Counter((job.delivery.queue, job.kind) for job, _ in looked).items():
+            self._credit.taken(queue, kind, count)
+        for job, outcome in looked:
+            self._jobs[job.delivery.receipt] = job
             if outcome is not None:
                 self._settler.put(job, self._triage.unrun(job, outcome))
             elif not job.task.resolved.acks_late:
