@@ -22,7 +22,7 @@ from .urls import Url
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.1
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One id's latest state, as a backend sees it."""
 
     id: str

@@ -87,7 +87,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self, **changes)
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a broker stores: opaque bytes and the few facts that decide where and when they come out.
 
     A broker never learns what a task is.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Sender:
 
     def publish(
         self,
-        messages: Sequence[Message],
+        messages: Iterable[Message],
         encode: Encode,
         options: Mapping[str, Any],
     ) -> list[Message]:
@@ -48,13 +48,14 @@ class Sender:
 
         Everything that can be refused is refused before the first is sent.
         """
-        if self.app.middleware:
-            sent = [self.prepare(message, lambda m: encode(m, options)) for message in messages]
-        else:
-            sent = [encode(message, options) for message in messages]
-        broker = self.app.broker
-        can = broker.capabilities
-        envelopes = [self._envelope(message, can) for message in sent]
+        can = self.app.broker.capabilities
+        sent: list[Message] = []
+        envelopes: list[Envelope] = []
+        wrapped = bool(self.app.middleware)
+        for message in messages:
+            written = self.prepare(message, lambda m: encode(m, options)) if wrapped else encode(message, options)
+            sent.append(written)
+            envelopes.append(self._envelope(written, can))
         if not can.find:
             # Nobody else could tell a waiting id from an unknown one. Before the publish: results come after this.
             self._store_pending(sent)

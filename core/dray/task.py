@@ -132,7 +132,7 @@ class Task(Generic[P, R]):
         if options.get("task_id") is not None:
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
         blank, fill = self._blank(options), self._fill
-        messages = [fill(blank, *one_of_many(call, self.name)) for call in calls]
+        messages = (fill(blank, *one_of_many(call, self.name)) for call in calls)
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
         sent = self.app.sender.publish(messages, self._pack, options)
