@@ -68,8 +68,4 @@ class Expired(msgspec.Struct, frozen=True):
     """Not started before its `expires`."""
 
 
-class Lost(msgspec.Struct, frozen=True):
-    """The lease ran out while it ran: someone else has the message now. Nothing may be written for it."""
-
-
-Outcome = Done | Again | Failed | Rejected | Requeued | HandedBack | Released | Ignored | Revoked | Expired | Lost
+Outcome = Done | Again | Failed | Rejected | Requeued | HandedBack | Released | Ignored | Revoked | Expired

@@ -31,5 +31,3 @@ REJECTED = "REJECTED"
 FINAL_STATES = frozenset({SUCCESS, FAILURE, REVOKED, EXPIRED, REJECTED})
 #: Final states in which `get()` raises.
 EXCEPTION_STATES = frozenset({FAILURE, REVOKED, EXPIRED, REJECTED})
-#: States the engine writes itself; `update_state` refuses to write the final ones and lets meta ride on others.
-ENGINE_STATES = FINAL_STATES | {UNKNOWN, PENDING, STARTED, RETRY}
