@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .message import Delivery as Delivery
     from .message import Envelope as Envelope
     from .message import Message as Message
+    from .message import Queue as Queue
     from .message import Step as Step
     from .message import Waiting as Waiting
     from .middleware import Middleware as Middleware
@@ -102,7 +103,7 @@ _HOMES = {
         "UnknownTask UrlError"
     ),
     "hookspecs": "Event hookimpl",
-    "message": "Delivery Envelope Message Step Waiting",
+    "message": "Delivery Envelope Message Queue Step Waiting",
     "middleware": "Middleware",
     "outcome": "Outcome",
     "result": "AsyncResult",

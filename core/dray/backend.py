@@ -34,6 +34,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     #: Orders the writers of one id: a later delivery or a later retry has a higher rank.
     rank: int = 0
+    #: The `ResultBackend.address` of the process that sent the task; "" when its backend has none.
+    reply_to: str = ""
 
 
 class ResultBackend(ABC):
@@ -45,6 +47,11 @@ class ResultBackend(ABC):
     durable: bool = True
     #: True: other processes see the same records.
     shared: bool = True
+    #: True: a URL without a host (`rpc://`) means the server that the broker's URL names.
+    beside_broker: bool = False
+    #: Where records for this process have to be sent, for backends that send them to whoever asked instead of keeping
+    #: them for everybody; it travels with each task and comes back in `Record.reply_to`. "" for all others.
+    address: str = ""
 
     def __init__(self, url: Url) -> None:
         self.url = url
@@ -89,6 +96,14 @@ class ResultBackend(ABC):
                 return found
             self.clock.wait(never, min(pause, left))
             pause = min(pause * 1.5, LONGEST_LOOK)
+
+    def setup(self) -> Sequence[str]:
+        """Create for good what `open()` would create, with the rights at hand; say in a sentence what was made."""
+        return ()
+
+    def advice(self) -> Sequence[str]:
+        """Return sentences about what works but deserves a thought, for `dray doctor`. Never changes anything."""
+        return ()
 
     def purge(self) -> int:
         """Delete records whose time is up; return how many. Backends whose server does that return 0."""

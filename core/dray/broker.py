@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .capabilities import Capabilities
 from .clock import SYSTEM_CLOCK, Clock
 from .errors import NotSupported
-from .message import Delivery, Envelope, Waiting
+from .message import Delivery, Envelope, Queue, Waiting
 from .urls import Url
 
 
@@ -132,7 +133,38 @@ class Broker(ABC):
         Queues that do not exist yet are legal: they are empty.
         """
 
+    # Optional verbs. The defaults find nothing to do.
+
+    def declare(self, queues: Sequence[Queue]) -> None:
+        """Take note of queues that need more than a name, before any of them is used; called again after each `open()`.
+
+        A queue with an exchange needs `Capabilities.exchanges`, one with `broadcast` needs that capability; others are
+        not passed on. Raises `BrokerError` when one exists already with other arguments, saying which and what to do.
+        """
+
+    def setup(self, queues: Sequence[str]) -> Sequence[str]:
+        """Create for good what `open()` and first use would create (queues, tables, indexes), with the rights at hand.
+
+        Return a sentence for each thing made. `dray setup` calls this, so that workers and senders can do with less.
+        """
+        return ()
+
+    def advice(self, queues: Sequence[str]) -> Sequence[str]:
+        """Return sentences about what works but deserves a thought: eviction, persistence, limits (`dray doctor`).
+
+        What there is no right to look at is left out, or said. Never changes anything.
+        """
+        return ()
+
     # Optional verbs, each behind a capability. The defaults refuse.
+
+    def publish_within(self, connection: Any, envelopes: Sequence[Envelope]) -> None:
+        """Store the envelopes in the open transaction of the caller's `connection` (`Capabilities.transactional`).
+
+        `connection` is a connection of this broker's own driver to the same database. They exist when the caller
+        commits, and never when it rolls back. Neither commits nor rolls back. Otherwise as `publish`.
+        """
+        raise NotSupported(f"{self.url.scheme}:// cannot take part in a transaction of the caller's")
 
     def cancel(self, ids: Sequence[str], ttl: float) -> None:
         """Remember for `ttl` seconds that these ids must not run (`Capabilities.cancel`).

@@ -61,9 +61,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = True
     #: True: other processes see the same queues.
     shared: bool = True
-    #: True: control messages can reach all workers at once.
+    #: True: `declare` binds queues to exchanges, and envelopes with an exchange reach all that fit.
+    exchanges: bool = False
+    #: True: a queue declared with `broadcast` gives every consumer a copy of its own.
     broadcast: bool = False
-    #: True: `publish` can join a transaction of the caller's.
+    #: True: `publish_within` joins a transaction of the caller's.
     transactional: bool = False
 
 

@@ -106,6 +106,28 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempt: int = 0
     #: Ordering or fairness key, for brokers whose capabilities say what they do with it.
     key: str | None = None
+    #: Where a broker with `Capabilities.exchanges` delivers it instead of to `queue`: to every queue that is bound to
+    #: this exchange with a key that `routing_key` fits. `queue` is then "".
+    exchange: str = ""
+    routing_key: str = ""
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue that is declared beforehand (the setting `task_queues`), and how messages get into it.
+
+    A plain queue needs none of this: it is there as soon as somebody sends to it.
+    """
+
+    name: str
+    #: The exchange it is bound to; "" for none. `type` is "direct" (the key is equal), "topic" (the key fits a pattern
+    #: in which `*` is one word and `#` any number) or "fanout" (any key).
+    exchange: str = ""
+    type: str = "direct"
+    routing_key: str = ""
+    #: True: every worker gets a copy of its own of each message; what is sent while a worker is away passes it by.
+    broadcast: bool = False
+    #: Arguments for the broker, as it names them, such as `{"x-max-length": 1000}`.
+    arguments: dict[str, Any] = {}
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
