@@ -20,7 +20,7 @@ from . import states
 from .backend import ResultBackend
 from .broker import Broker
 from .canvas import Signature, signature
-from .capabilities import Support, resolve
+from .capabilities import Support
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Payloads
 from .connections import Connections
@@ -32,9 +32,11 @@ from .message import Message
 from .middleware import Middleware
 from .options import by_name, check_send_options, positional
 from .plugins import Plugins
+from .redaction import redacted
 from .report import record
 from .result import AsyncResult, Rounds
 from .routes import Route, Routes
+from .sealing import Sealing, sealing_of
 from .sender import Sender
 from .settings import Settings
 from .shared import BoundDecorator, Decorator, chosen_app, declared, set_default
@@ -74,7 +76,7 @@ class Dray:
         self,
         name: str = "dray",
         *,
-        broker: str | None = None,
+        broker: str | Sequence[str] | None = None,
         backend: str | None = None,
         include: Iterable[str] = (),
         task_cls: type[Task[..., Any]] | None = None,
@@ -125,6 +127,11 @@ class Dray:
     def payloads(self) -> Payloads:
         """The serializers and compressions of this app."""
         return Payloads(self.plugins, self.conf)
+
+    @cached_property
+    def sealing(self) -> Sealing | None:
+        """What signs or encrypts this app's messages and results; None when the settings ask for neither."""
+        return sealing_of(self.plugins, self.conf)
 
     @cached_property
     def execution(self) -> Execution:
@@ -271,14 +278,15 @@ class Dray:
 
     def route(self, task: str) -> Route:
         """Return the queue and priority of a task that says nothing about them."""
-        return self._routes.route(task)
+        return self.routes.route(task)
 
     def annotations(self, task: str) -> dict[str, Any]:
         """Return what `task_annotations` lays over the options of `task`."""
-        return self._routes.annotations(task)
+        return self.routes.annotations(task)
 
     @cached_property
-    def _routes(self) -> Routes:
+    def routes(self) -> Routes:
+        """Where calls go, as the settings say."""
         return Routes(self.conf)
 
     # Sending
@@ -297,13 +305,15 @@ class Dray:
         id = options.get("task_id") or self.new_id()
         call = {"args": positional(args, name), "kwargs": by_name(kwargs, name)}
         message = blank_message(self, name, options, None).but(id=id, **call)
+        if not (message.queue or message.exchange):
+            message = self.routes.placed(message, options, None)
         (sent,) = self.sender.publish([message], self._pack_unknown, options)
         return AsyncResult(sent.id, self, ignored=sent.ignore_result)
 
     @cached_property
     def sender(self) -> Sender:
         """What this app's messages leave through."""
-        return Sender(self, self._routes)
+        return Sender(self, self.routes)
 
     def _pack_unknown(self, message: Message, options: Mapping[str, Any]) -> Message:
         compression = options.get("compression", self.conf.task_compression)
@@ -316,7 +326,7 @@ class Dray:
         result: AsyncResult[Any] = AsyncResult(message.id, self, returns=task.parameters.returns)
         result._final = report
         if self.conf.task_store_eager_result and not message.ignore_result:
-            self.backend_for_writing().store([record(message.id, report, 0)], self.conf.result_expires)
+            self.backend_for_writing().store([record(self, message.id, report, 0)], self.conf.result_expires)
         if self.conf.task_eager_propagates:
             result.get()
         return result
@@ -362,12 +372,13 @@ class Dray:
 
     def support(self) -> list[Support]:
         """Return how each feature is had on this app's broker: rows of (feature, native | emulated | refused, note)."""
-        return list(resolve(self.broker.capabilities))
+        return self.connections.support()
 
     def notify(self, type: str, message: Message | None = None, worker: str = "", **details: Any) -> None:
         """Tell the listening plugins what happened. Costs nothing when nobody listens."""
         if self.plugins.has("event"):
-            happened = Event(type=type, at=self.clock.time(), message=message, worker=worker, details=details)
+            seen = None if message is None else redacted(self, message)
+            happened = Event(type=type, at=self.clock.time(), message=seen, worker=worker, details=details)
             self.plugins.observe("event", event=happened)
 
     # Running

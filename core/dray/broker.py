@@ -102,6 +102,9 @@ class Broker(ABC):
     capabilities: Capabilities = Capabilities()
     #: Time for brokers that have no clock of their own.
     clock: Clock = SYSTEM_CLOCK
+    #: A name for where its queues are, equal for all connections that see the same queues, whatever they call the host;
+    #: known after `open()`. "": scheme and path of the URL say it.
+    place: str = ""
 
     def __init__(self, url: Url) -> None:
         self.url = url

@@ -69,6 +69,39 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     transactional: bool = False
 
 
+#: Priorities as the engine tells them apart where the broker has none: each step has a queue of its own.
+STEPS = (5, 1, 0)
+#: Bytes of a body that the engine may need for a label of its own.
+LABEL_BYTES = 4096
+
+
+def assisted(native: Capabilities, store: Capabilities | None) -> Capabilities:
+    """Return what a broker with `native` capabilities can do when the engine helps, with or without a store."""
+    kept = store is not None
+    # A copy in the same queue would be taken for a repeated publish by a broker that recognises those.
+    copies = not native.dedup
+    delays = kept or (native.max_delay > 0 and copies)
+    most = native.max_message_bytes
+    return msgspec.structs.replace(
+        native,
+        max_delay=FOREVER if delays else native.max_delay,
+        priority_levels=max(native.priority_levels, len(STEPS))
+        if native.priority_levels < 2
+        else native.priority_levels,
+        delivery_count=native.delivery_count or kept,
+        release_uncharged=native.release_uncharged or (native.delivery_count and copies and not native.fifo),
+        requeue_delay=native.requeue_delay or (delays and copies),
+        cancel=native.cancel or kept,
+        dead_letters=True,
+        max_message_bytes=None if most is None else most - LABEL_BYTES,
+    )
+
+
+def lacks(native: Capabilities) -> bool:
+    """Tell whether the engine has anything to add to a broker with these capabilities."""
+    return assisted(native, Capabilities()) != native
+
+
 class Support(NamedTuple):
     """How one feature is had on one broker: `how` is "native", "emulated" or "refused"; `note` says what it costs."""
 
@@ -77,74 +110,109 @@ class Support(NamedTuple):
     note: str
 
 
-def resolve(capabilities: Capabilities) -> list[Support]:
-    """Return how each feature of the engine is had on a broker with these capabilities.
+def resolve(native: Capabilities, store: Capabilities | None = None) -> list[Support]:
+    """Return how each feature of the engine is had on a broker with `native` capabilities, with or without a store.
 
     This list is what `dray doctor` and `dray plugins` print and what the docs are generated from; the engine's own
     decisions read the same fields.
     """
-    c = capabilities
+    n, a, kept = native, assisted(native, store), store is not None
 
-    def row(feature: str, native: bool, note: str = "", *, otherwise: str = "refused", cost: str = "") -> Support:
-        return Support(feature, "native", note) if native else Support(feature, otherwise, cost)
+    def row(feature: str, has: bool, note: str, does: bool, cost: str, refused: str) -> Support:
+        if has:
+            return Support(feature, "native", note)
+        return Support(feature, "emulated", cost) if does else Support(feature, "refused", refused)
 
+    def plain(feature: str, has: bool, note: str, refused: str) -> Support:
+        return row(feature, has, note, False, "", refused)
+
+    with_store = "; with a store: emulated"
+    limit = f"up to {n.max_delay:g} s"
+    longer = "the store keeps longer ones" if kept else "longer ones in hops: one more message each"
     return [
         row(
-            "delay (countdown, eta)",
-            c.max_delay > 0,
-            "any length" if c.max_delay >= FOREVER else f"up to {c.max_delay:g} s",
-            cost="countdown and eta are refused when sent",
+            "delay (countdown, eta), retry with delay",
+            n.max_delay >= FOREVER,
+            "any length",
+            a.max_delay > 0,
+            f"{limit} by the broker, {longer}" if n.max_delay else "the store keeps them until they are due",
+            f"refused when sent{with_store}",
         ),
         row(
             "priority",
-            c.priority_levels > 1,
-            f"{c.priority_levels} levels",
-            cost="a priority above 0 is refused when sent",
+            n.priority_levels > 1,
+            f"{n.priority_levels} levels",
+            True,
+            f"{len(STEPS)} levels, a queue for each",
+            "",
         ),
         row(
             "lease and renewal",
-            c.lease,
+            n.lease,
             "a dead worker's tasks come back by themselves",
-            otherwise="emulated",
-            cost="they come back when the connection is seen to be dead",
+            True,
+            "they come back when the connection is seen to be dead",
+            "",
         ),
         row(
             "delivery count, poison limit",
-            c.delivery_count,
+            n.delivery_count,
             "counted by the broker",
-            cost="a task that kills its worker is redelivered without a limit",
+            a.delivery_count,
+            "one mark in the store for each delivery",
+            f"a task that kills its worker is redelivered without a limit{with_store}",
         ),
         row(
             "shutdown gives back uncharged",
-            c.release_uncharged,
-            otherwise="emulated",
-            cost="giving back counts as one delivery",
+            n.release_uncharged,
+            "",
+            a.release_uncharged,
+            "a copy takes its place: two requests, and it goes to the end of the queue",
+            "giving back counts as one delivery",
         ),
-        row("give back with delay", c.requeue_delay, otherwise="emulated", cost="it comes back at once"),
-        row("retry with delay", c.max_delay > 0, cost="a retry runs at once"),
+        row(
+            "give back with delay",
+            n.requeue_delay,
+            "",
+            a.requeue_delay,
+            "a delayed copy takes its place",
+            "it comes back at once",
+        ),
         row(
             "sending twice is harmless",
-            c.dedup,
-            otherwise="emulated",
-            cost="a publish repeated after an outage can run twice",
+            n.dedup,
+            "",
+            kept,
+            "what has ended is remembered in the store for `store_remember` seconds, and dropped when it comes again",
+            f"a publish repeated after an outage can run twice{with_store}",
         ),
-        row("order within a queue", c.fifo, otherwise="refused", cost="order is not kept"),
-        row("cancel (revoke)", c.cancel, "durable", cost="revoke() is refused"),
+        plain("order within a queue", n.fifo, "", "order is not kept"),
         row(
-            "unknown id told from waiting",
-            c.find,
-            otherwise="emulated",
-            cost="one result-backend write per task sent",
+            "cancel (revoke)",
+            n.cancel,
+            "durable",
+            a.cancel,
+            "marks in the store, asked for once a batch",
+            f"revoke() is refused{with_store}",
         ),
-        row("list waiting messages", c.peek, cost="`dray queues --peek` is refused"),
+        row("unknown id told from waiting", n.find, "", True, "one result-backend write per task sent", ""),
+        plain("list waiting messages", n.peek, "", "`dray queues --peek` is refused"),
         row(
             "dead letters",
-            c.dead_letters,
+            n.dead_letters,
             "kept whole, with the reason; replay and purge",
-            cost="what cannot be run is logged and dropped",
+            True,
+            "in a queue of their own, which is borrowed to be looked at",
+            "",
         ),
-        row("purge", c.purge, cost="`dray purge` is refused"),
-        row("queue length", bool(c.size), c.size, cost="not shown"),
-        row("survives a restart", c.durable, cost="messages live and die with the process"),
-        row("shared between processes", c.shared, cost="worker and sender must be one process"),
+        plain("purge", n.purge, "", "`dray purge` is refused"),
+        plain("queue length", bool(n.size), n.size, "not shown"),
+        plain("exchanges and topics", n.exchanges, "", "where exactly one queue fits, it is sent there; else refused"),
+        plain("broadcast to all workers", n.broadcast, "", "refused when the queue is declared"),
+        plain(
+            "ordering or fairness key", bool(n.key), {"order": "in order", "fair": "in turns"}.get(n.key, ""), "ignored"
+        ),
+        plain("send in the caller's transaction", n.transactional, "", "`connection=` is refused"),
+        plain("survives a restart", n.durable, "", "messages live and die with the process"),
+        plain("shared between processes", n.shared, "", "worker and sender must be one process"),
     ]

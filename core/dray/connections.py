@@ -1,18 +1,21 @@
-"""Opens the broker and the result backend that the settings' URLs name, once per process."""
+"""Opens the broker, its store and the result backends that the settings' URLs name, once per process."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .assisted import Assisted
 from .backend import ResultBackend
 from .broker import Broker
-from .capabilities import resolve
+from .capabilities import FOREVER, Capabilities, Support, lacks, resolve
 from .clock import Clock
 from .errors import NotSupported
-from .urls import Url
+from .failover import Failover
+from .urls import Url, mask
 
 if TYPE_CHECKING:
     from .plugins import Plugins
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Where tasks wait when nothing is configured: a file in the working directory.
 EMBEDDED_URL = "sqlite:///dray.db"
-#: The value of `result_backend` that turns results off.
+#: The value of `result_backend` that turns results off, and of `store_url` that does without a store.
 DISABLED = "disabled"
 
 
@@ -38,7 +41,9 @@ class Connections:
         self._clock = clock
         self._lock = threading.Lock()
         self._broker: Broker | None = None
-        self._backend: ResultBackend | None = None
+        self._backends: dict[str, ResultBackend] = {}
+
+    # The broker
 
     @property
     def broker(self) -> Broker:
@@ -50,21 +55,82 @@ class Connections:
         return self._broker
 
     @property
-    def backend(self) -> ResultBackend | None:
-        """The open result backend, or None when results are disabled."""
-        if self._backend is None:
-            text = self.backend_url
-            if text is None:
-                return None
-            with self._lock:
-                if self._backend is None:
-                    self._backend = self._open_backend(text)
-        return self._backend
+    def broker_url(self) -> str:
+        """The URL the broker is opened with: several, with ";" between them, when others stand by."""
+        return self._conf.broker_url or EMBEDDED_URL
+
+    def support(self) -> list[Support]:
+        """Return how each feature is had on the broker at hand."""
+        broker = self.broker
+        if isinstance(broker, Assisted):
+            return resolve(broker.native, None if broker.store is None else broker.store.capabilities)
+        return resolve(broker.capabilities)
+
+    def _open_broker(self) -> Broker:
+        urls = [Url.parse(text) for text in self.broker_url.split(";")]
+        made: list[Broker] = [self._plugins.find("brokers", url.scheme)(url) for url in urls]
+        broker = made[0] if len(made) == 1 else Failover(made, self._conf.broker_failover == "shuffle")
+        broker.clock = self._clock
+        broker.open()
+        # One that stands by may lack what the one in use has.
+        if lacks(broker.capabilities) or len(made) > 1:
+            broker = Assisted(broker, self._store(urls, broker.capabilities), self._conf.store_remember)
+            broker.clock = self._clock
+            broker.open()
+        if self._conf.strict:
+            self._refuse_emulation(broker)
+        return broker
+
+    def _store(self, urls: Sequence[Url], can: Capabilities) -> Broker | None:
+        """Return the broker that keeps what the one at `urls` cannot: the one configured, else where results are kept.
+
+        The latter only if it can serve as one, and without a word if it cannot: nobody asked for it.
+        """
+        chosen = self._conf.store_url
+        if chosen == DISABLED:
+            return None
+        text = chosen or self.backend_url
+        url = Url.parse(text) if text else None
+        if url is None or url.scheme not in self._plugins.names("brokers") or url in urls:
+            if chosen:
+                raise NotSupported(f"store_url {mask(chosen)}: a store is another broker than the one it helps")
+            return None
+        store: Broker = self._plugins.find("brokers", url.scheme)(url)
+        store.clock = self._clock
+        store.open()
+        missing = _missing(store.capabilities, can)
+        if not missing:
+            return store
+        store.close()
+        if chosen:
+            raise NotSupported(f"store_url {url} cannot serve as a store: {', '.join(missing)}")
+        return None
+
+    def _refuse_emulation(self, broker: Broker) -> None:
+        self._broker = broker
+        emulated = [row.feature for row in self.support() if row.how == "emulated"]
+        if emulated:
+            self._broker = None
+            broker.close()
+            raise NotSupported(f"{broker.url} has only emulated, and `strict` refuses emulation: {', '.join(emulated)}")
+
+    # Result backends
 
     @property
-    def broker_url(self) -> str:
-        """The URL the broker is opened with."""
-        return self._conf.broker_url or EMBEDDED_URL
+    def backend(self) -> ResultBackend | None:
+        """The open result backend, or None when results are disabled."""
+        text = self.backend_url
+        return None if text is None else self.backend_at(text)
+
+    def backend_at(self, text: str) -> ResultBackend:
+        """The open result backend at a URL, which may be that of a single task."""
+        found = self._backends.get(text)
+        if found is None:
+            with self._lock:
+                found = self._backends.get(text)
+                if found is None:
+                    found = self._backends[text] = self._open_backend(text)
+        return found
 
     @property
     def backend_url(self) -> str | None:
@@ -72,34 +138,37 @@ class Connections:
         chosen = self._conf.result_backend
         if chosen:
             return None if chosen == DISABLED else chosen
-        broker = self.broker_url
+        broker = self.broker_url.split(";")[0]
         return broker if Url.parse(broker).scheme in self._plugins.names("backends") else None
+
+    def _open_backend(self, text: str) -> ResultBackend:
+        url = Url.parse(text)
+        kind: type[ResultBackend] = self._plugins.find("backends", url.scheme)
+        if kind.beside_broker and not url.hosts:
+            url = Url.parse(self.broker_url.split(";")[0])
+        backend = kind(url)
+        backend.clock = self._clock
+        backend.open()
+        return backend
 
     def close(self) -> None:
         """Close what is open; it is opened again when it is next used."""
         with self._lock:
             broker, self._broker = self._broker, None
-            backend, self._backend = self._backend, None
+            backends, self._backends = list(self._backends.values()), {}
         if broker is not None:
             broker.close()
-        if backend is not None:
+        for backend in backends:
             backend.close()
 
-    def _open_broker(self) -> Broker:
-        url = Url.parse(self.broker_url)
-        broker: Broker = self._plugins.find("brokers", url.scheme)(url)
-        broker.clock = self._clock
-        broker.open()
-        if self._conf.strict:
-            emulated = [row.feature for row in resolve(broker.capabilities) if row.how == "emulated"]
-            if emulated:
-                broker.close()
-                raise NotSupported(f"{url} has only emulated, and `strict` refuses emulation: {', '.join(emulated)}")
-        return broker
 
-    def _open_backend(self, text: str) -> ResultBackend:
-        url = Url.parse(text)
-        backend: ResultBackend = self._plugins.find("backends", url.scheme)(url)
-        backend.clock = self._clock
-        backend.open()
-        return backend
+def _missing(store: Capabilities, can: Capabilities) -> list[str]:
+    """Return what a broker lacks to be the store of one that `can`."""
+    needed = {
+        "it has no delays of any length": store.max_delay >= FOREVER,
+        "it cannot cancel": store.cancel,
+        "it lends without a lease": store.lease,
+        "other processes do not see it": store.shared or not can.shared,
+        "it does not survive a restart": store.durable or not can.durable,
+    }
+    return [words for words, there in needed.items() if not there]

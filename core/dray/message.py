@@ -14,7 +14,32 @@ import msgspec
 HIGHEST_PRIORITY = 9
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Discreet(msgspec.Struct, frozen=True):
+    """Shows, in `repr` and tracebacks, everything about itself but what it carries: of that only how much there is."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        shown: list[tuple[str, Any]] = []
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            if value == (field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()):
+                continue
+            if isinstance(value, bytes) or field.name in ("args", "kwargs"):
+                value = _Size(len(value))
+            shown.append((field.name, value))
+        return shown
+
+
+class _Size(int):
+    """How much there is of what is not shown."""
+
+    def __repr__(self) -> str:
+        return f"<{int(self)} not shown>"
+
+
+class Step(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """A call that has not been made yet and travels inside a message: a `link` or `link_error` callback.
 
     Its arguments are already serialised, so carrying it costs no decoding.
@@ -29,12 +54,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     immutable: bool = msgspec.field(default=False, name="im")
     #: Options of `apply_async`, plain values only (queue, priority, countdown, expires, headers, ...).
     options: dict[str, Any] = msgspec.field(default_factory=dict, name="o")
+    #: Which arguments are not to be shown, as in a message.
+    sensitive: tuple[int | str, ...] = msgspec.field(default=(), name="se")
     #: Its own callbacks.
     link: tuple[Step, ...] = msgspec.field(default=(), name="l")
     link_error: tuple[Step, ...] = msgspec.field(default=(), name="le")
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """One call of a task, as data: what tasks, middleware and callbacks see.
 
     On the wire (docs/envelope.md) the fields below are the metadata, under their short names, and the arguments are
@@ -76,6 +103,15 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     headers: dict[str, Any] = msgspec.field(default_factory=dict, name="h")
     #: Who sent it: `pid@host`.
     origin: str = msgspec.field(default="", name="og")
+    #: Which arguments are not to be shown: positions and names of the task's parameters, or "*" for all of them.
+    sensitive: tuple[int | str, ...] = msgspec.field(default=(), name="se")
+    #: Whom or what it is about: brokers keep the messages of one key in order, or give keys their turns
+    #: (`Capabilities.key`). `ordered`: it may only be sent where they keep the order.
+    key: str | None = msgspec.field(default=None, name="k")
+    ordered: bool = msgspec.field(default=False, name="ko")
+    #: How it was addressed when several queues got it; `queue` is then "", until it comes out of one of them.
+    exchange: str = msgspec.field(default="", name="ex")
+    routing_key: str = msgspec.field(default="", name="rk")
 
     # Not metadata: these three are written as the payload and are always at their defaults in the metadata.
     args: tuple[Any, ...] = msgspec.field(default=(), name="-args")
@@ -87,7 +123,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self, **changes)
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Envelope(Discreet, frozen=True, kw_only=True, gc=False):
     """What a broker stores: opaque bytes and the few facts that decide where and when they come out.
 
     A broker never learns what a task is.
@@ -112,7 +148,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     routing_key: str = ""
 
 
-class Queue(msgspec.Struct, frozen=True, kw_only=True):
+class Queue(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """A queue that is declared beforehand (the setting `task_queues`), and how messages get into it.
 
     A plain queue needs none of this: it is there as soon as somebody sends to it.
@@ -130,7 +166,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any] = {}
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+class Delivery(Discreet, frozen=True, kw_only=True):
     """An envelope in a worker's hands: lent for a while, and not yet settled."""
 
     id: str
@@ -144,11 +180,13 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     #: When it was published, or None where the broker does not keep that.
     published: float | None = None
+    #: How long ago it was published (seconds), by the broker's own clock; None where the broker does not say.
+    age: float | None = None
     #: True when `Broker.cancel` has been called for this id (brokers with `Capabilities.cancel`).
     cancelled: bool = False
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class Waiting(Discreet, frozen=True, kw_only=True):
     """What `Broker.peek` and `Broker.dead` show of a stored envelope: for people, never for settling."""
 
     id: str
