@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit contracts acceptance plugin check lint types format bench docs clean
+.PHONY: help demo test servers unit contracts acceptance plugin check lint types format bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,17 +13,20 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker killed on the way, nothing lost
 	@$(BIN)/dray demo
 
-test: $(VENV)/.dev ## Run every test (installs what they need into $(VENV))
+test: $(VENV)/.dev servers ## Run every test (installs what they need: packages into $(VENV), servers with apt-get)
 	$(PYTEST)
 	$(MAKE) --no-print-directory plugin
+
+servers: ## Install the servers that tests start, where they are missing: Redis, RabbitMQ, PostgreSQL, memcached
+	@tests/servers/install.sh
 
 unit: $(VENV)/.dev ## Run the unit tests: no server, seconds
 	$(PYTEST) tests/unit
 
-contracts: $(VENV)/.dev ## Run the conformance kit against every adapter
+contracts: $(VENV)/.dev servers ## Run the conformance kit against every adapter
 	$(PYTEST) tests/contracts
 
-acceptance: $(VENV)/.dev ## Run real workers, kill them, and count
+acceptance: $(VENV)/.dev servers ## Run real workers, kill them, and count
 	$(PYTEST) tests/acceptance
 
 plugin: $(VENV)/.dev ## Build the example plugin as a wheel and run the kit on it in an environment of its own

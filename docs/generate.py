@@ -80,8 +80,9 @@ is first used.
 #: Options of `@app.task` and `apply_async` that share a comment with their neighbour in core/dray/options.py.
 WORDS = {
     "priority": "0 to 9; 9 is the most urgent.",
-    "compression": 'How the arguments are packed: `"gzip"`, `"zstd"` or None.',
+    "compression": 'How the arguments are packed: `"gzip"`, `"zstd"`, `"brotli"` or None.',
     "queue": "The queue it is sent to.",
+    "routing_key": "What decides which of the queues that are bound to the exchange get it.",
     "serializer": 'How the arguments are written: `"json"`, `"msgpack"` ...',
     "max_retries": "Most retries after the first run; None: no limit.",
     "default_retry_delay": "Pause before a retry that says nothing else.",
@@ -200,12 +201,12 @@ def _options(params: Sequence[click.Option]) -> str:
 def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
-        "For everybody": "app shared task canvas result context",
+        "For everybody": "app shared task canvas result context arguments",
         "Running": "worker",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",
         "For plugins: hooks": "hookspecs middleware",
-        "For plugins: the ports": "broker backend serializer compressor capabilities clock",
+        "For plugins: the ports": "broker backend serializer compressor seal capabilities clock",
         "What travels": "message outcome",
     }
     homes = {home: heading for heading, modules in headings.items() for home in modules.split()}

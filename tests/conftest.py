@@ -8,6 +8,47 @@ import pytest
 
 from dray import shared
 
+from .servers.fixtures import (
+    durable_postgres,
+    durable_rabbitmq,
+    durable_redis,
+    durable_sentinel,
+    durable_valkey,
+    live_sqs,
+    memcached_server,
+    ministack_server,
+    moto_server,
+    postgres_server,
+    rabbitmq_server,
+    redis_cluster,
+    redis_sentinel,
+    redis_server,
+    redis_tls_server,
+    servers_end_with_the_session,
+    valkey_server,
+)
+
+__all__ = [
+    "durable_postgres",
+    "durable_rabbitmq",
+    "durable_redis",
+    "durable_sentinel",
+    "durable_valkey",
+    "live_sqs",
+    "memcached_server",
+    "ministack_server",
+    "moto_server",
+    "postgres_server",
+    "rabbitmq_server",
+    "redis_cluster",
+    "redis_sentinel",
+    "redis_server",
+    "redis_tls_server",
+    "servers_end_with_the_session",
+    "shared_tasks_stay_in_their_test",
+    "valkey_server",
+]
+
 
 @pytest.fixture(autouse=True)
 def shared_tasks_stay_in_their_test() -> Iterator[None]:

@@ -128,6 +128,43 @@ class SqliteFile:
         with self.alone() as db, transaction(db):
             yield db
 
+    @contextmanager
+    def within(self, connection: object) -> Iterator[sqlite3.Cursor]:
+        """Give a cursor in the transaction of the caller's `connection`, which must be to this very file.
+
+        Begins one where none is open, as Python's sqlite3 does before it writes, and never ends it. What the block has
+        written is undone when it raises.
+        """
+        if not isinstance(connection, sqlite3.Connection):
+            raise self._refused(
+                f"{self.path} takes part in transactions of a sqlite3.Connection or of what stands on one, such as an "
+                f"SQLAlchemy session on sqlite://; got {type(connection).__module__}.{type(connection).__qualname__}"
+            )
+        try:
+            cursor = connection.cursor(sqlite3.Cursor)
+            cursor.row_factory = None
+            self._check_same_file(cursor)
+            if not connection.in_transaction:
+                if _commits_by_itself(connection):
+                    raise self._refused(
+                        f"{self.path}: the connection is in autocommit mode and in no transaction, so there is nothing "
+                        "to take part in; begin one, or send without connection="
+                    )
+                cursor.execute("BEGIN")
+            cursor.execute("SAVEPOINT dray")
+            try:
+                yield cursor
+            except BaseException:
+                # When the disk was full, SQLite has rolled back everything already.
+                if connection.in_transaction:
+                    cursor.execute("ROLLBACK TO dray")
+                raise
+            finally:
+                if connection.in_transaction:
+                    cursor.execute("RELEASE dray")
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+
     def watch(self, db: sqlite3.Connection, pace: Pace) -> Watch:
         """Return a watch for commits by anyone but `db`, from now on."""
         return Watch(db, self._own_pool().doorbell, pace)
@@ -176,6 +213,14 @@ class SqliteFile:
                 pool.let_all_go()
         finally:
             _gate.leave()
+
+    def _check_same_file(self, cursor: sqlite3.Cursor) -> None:
+        theirs = next(file for _, name, file in cursor.execute("PRAGMA database_list") if name == "main")
+        if not theirs or not os.path.exists(self.path) or not os.path.samefile(theirs, self.path):
+            raise self._refused(
+                f"{self.path}: the connection is to {os.fsdecode(theirs) or 'a database in memory'}; a transaction "
+                "cannot reach from one file into another"
+            )
 
     def _on_disk(self) -> tuple[int, int] | None:
         # SQLite itself goes on writing to a deleted file, and so would publish what no worker ever sees.
@@ -403,6 +448,12 @@ if hasattr(os, "register_at_fork"):
 
 #: Connections made before a fork, kept so that garbage collection does not close them in the child.
 _inherited: list[sqlite3.Connection] = []
+
+
+def _commits_by_itself(connection: sqlite3.Connection) -> bool:
+    # `autocommit` came with Python 3.12; -1 there means that `isolation_level` decides, as it always did.
+    autocommit = getattr(connection, "autocommit", -1)
+    return autocommit is True or (autocommit == -1 and connection.isolation_level is None)
 
 
 def _primary(error: sqlite3.Error) -> int:

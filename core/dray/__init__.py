@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .app import Dray as Dray
+    from .arguments import Sensitive as Sensitive
     from .backend import Record as Record
     from .backend import ResultBackend as ResultBackend
     from .broker import Broker as Broker
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from .middleware import Middleware as Middleware
     from .outcome import Outcome as Outcome
     from .result import AsyncResult as AsyncResult
+    from .seal import Seal as Seal
     from .serializer import Serializer as Serializer
     from .settings import Settings as Settings
     from .shared import current_app as current_app
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
 #: Which module each public name lives in.
 _HOMES = {
     "app": "Dray",
+    "arguments": "Sensitive",
     "backend": "Record ResultBackend",
     "broker": "Broker Consumer",
     "canvas": "Signature signature",
@@ -107,6 +110,7 @@ _HOMES = {
     "middleware": "Middleware",
     "outcome": "Outcome",
     "result": "AsyncResult",
+    "seal": "Seal",
     "serializer": "Serializer",
     "settings": "Settings",
     "shared": "current_app shared_task",

@@ -96,7 +96,9 @@ class Dray:
         self._middleware: list[Middleware] = []
         self._connections: Connections | None = None
         self._lock = threading.RLock()
-        self._rounds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Rounds] = weakref.WeakKeyDictionary()
+        self._rounds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Rounds]] = (
+            weakref.WeakKeyDictionary()
+        )
         if set_as_current:
             set_default(self)
 
@@ -185,9 +187,9 @@ class Dray:
         """The result backend, open; None when results are disabled."""
         return self.connections.backend
 
-    def backend_for_reading(self) -> ResultBackend:
-        """The result backend, or an error that says how to have one."""
-        found = self.connections.backend
+    def backend_for_reading(self, url: str = "") -> ResultBackend:
+        """The result backend (or that at a task's own `url`), or an error that says how to have one."""
+        found = self.connections.backend_at(url) if url else self.connections.backend
         if found is None:
             raise NotSupported(
                 f"{self.name} keeps no results: set result_backend (DRAY_RESULT_BACKEND), e.g. sqlite:///results.db"
@@ -195,6 +197,15 @@ class Dray:
         return found
 
     backend_for_writing = backend_for_reading
+
+    def backend_url_of(self, task: str) -> str:
+        """The URL of a task's own result backend; "" when it uses the app's."""
+        found = self._tasks.get(task)
+        return "" if found is None else found.resolved.backend
+
+    def reply_to(self, task: str) -> str:
+        """Where results of a task have to be sent so that this process gets them; "" where they are kept for all."""
+        return self.connections.address(self.backend_url_of(task))
 
     def close(self) -> None:
         """Close the connections. The app can be used again; it then opens new ones."""
@@ -326,7 +337,7 @@ class Dray:
         result: AsyncResult[Any] = AsyncResult(message.id, self, returns=task.parameters.returns)
         result._final = report
         if self.conf.task_store_eager_result and not message.ignore_result:
-            self.backend_for_writing().store([record(self, message.id, report, 0)], self.conf.result_expires)
+            self.connections.store([record(self, message.id, report, 0)], self.conf.result_expires)
         if self.conf.task_eager_propagates:
             result.get()
         return result
@@ -337,9 +348,9 @@ class Dray:
 
     # Looking back
 
-    def AsyncResult(self, id: str) -> AsyncResult[Any]:
-        """Return the handle on the task with this id."""
-        return AsyncResult(id, self)
+    def AsyncResult(self, id: str, backend: str = "") -> AsyncResult[Any]:
+        """Return the handle on the task with this id; `backend` is its URL where the task has one of its own."""
+        return AsyncResult(id, self, backend=backend)
 
     def revoke(self, ids: str | Iterable[str]) -> None:
         """Cancel tasks by id, durably. Raises NotSupported where the broker cannot."""
@@ -359,14 +370,15 @@ class Dray:
             return states.REVOKED
         return states.PENDING
 
-    def rounds(self) -> Rounds:
-        """Return what looks for results on behalf of the running event loop."""
+    def rounds(self, url: str = "") -> Rounds:
+        """Return what looks for results on behalf of the running event loop, in the backend at `url`."""
         loop = asyncio.get_running_loop()
-        found = self._rounds.get(loop)
+        rounds = self._rounds.setdefault(loop, {})
+        found = rounds.get(url)
         if found is None:
             # The backend is looked up each time: it may have been closed and opened again since.
-            found = self._rounds[loop] = Rounds(
-                lambda ids, seconds: asyncio.to_thread(self.backend_for_reading().wait, ids, seconds)
+            found = rounds[url] = Rounds(
+                lambda ids, seconds: asyncio.to_thread(self.backend_for_reading(url).wait, ids, seconds)
             )
         return found
 

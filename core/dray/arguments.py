@@ -12,7 +12,7 @@ import sys
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -29,6 +29,18 @@ _PLAIN = frozenset({Any, object, str, int, float, bool, None, type(None), list, 
 _PLAIN_GENERICS = frozenset({typing.Union, types.UnionType, list, abc.Iterable, abc.Collection, abc.Sequence})
 #: The same for mappings, whose keys some formats turn into text.
 _PLAIN_MAPPINGS = frozenset({dict, abc.Mapping, abc.MutableMapping})
+
+
+#: In `Parameters.marks`: every argument.
+EVERY = "*"
+
+
+class Sensitive:
+    """Marks a parameter whose arguments are not for other people's eyes: `password: Annotated[str, Sensitive]`.
+
+    Where dray shows arguments - logs, `repr`, events, listings, errors, stored calls - it shows `***` for these. The
+    task itself, its middleware and its hooks get them as they are. They are not encrypted: see `message_security`.
+    """
 
 
 class _Rest(NamedTuple):
@@ -52,10 +64,13 @@ class Parameters:
     """The parameters of one task's function. Immutable, and safe to share between threads."""
 
     @classmethod
-    def of(cls, function: Callable[..., Any], *, bound: bool = False, name: str = "") -> Parameters:
+    def of(
+        cls, function: Callable[..., Any], *, bound: bool = False, name: str = "", sensitive: Collection[str] = ()
+    ) -> Parameters:
         """Read the parameters of `function`; with `bound`, all but the first, which is the task itself.
 
-        `name` is what errors call it, by default `module.function`. A callable that does not tell its signature counts
+        `name` is what errors call it, by default `module.function`. `sensitive` names parameters whose arguments are
+        not shown, beside those that are annotated so. A callable that does not tell its signature counts
         as one that takes anything. Annotations are looked at when they are needed first, so they may name what is
         defined later; one that names nothing at all counts as Any.
         """
@@ -64,10 +79,13 @@ class Parameters:
         except (TypeError, ValueError):
             signature = inspect.signature(_takes_anything)
         shown = name or _name_of(function)
-        return cls(shown, function, _without_first(shown, signature) if bound else signature)
+        return cls(shown, function, _without_first(shown, signature) if bound else signature, frozenset(sensitive))
 
-    def __init__(self, name: str, function: Callable[..., Any], signature: inspect.Signature) -> None:
+    def __init__(
+        self, name: str, function: Callable[..., Any], signature: inspect.Signature, sensitive: frozenset[str]
+    ) -> None:
         self._name = name
+        self._named_sensitive = sensitive
         self._function = function
         self._signature = signature
         every = list(signature.parameters.values())
@@ -124,6 +142,45 @@ class Parameters:
         return tuple(values), named
 
     @cached_property
+    def marks(self) -> tuple[int | str, ...]:
+        """Which arguments of a call are sensitive: by position, by name; or `EVERY` when *args or **kwargs is marked.
+
+        The same for every call, so that it can travel with one to where the function is not known.
+        """
+        found: list[int | str] = sorted(self._named_sensitive - self._signature.parameters.keys())
+        if found and self._more:
+            return (EVERY,)  # It may stand anywhere in *args.
+        for position, parameter in enumerate(self._signature.parameters.values()):
+            if parameter.name not in self._named_sensitive and not self._is_marked(parameter.annotation):
+                continue
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                return (EVERY,)
+            found += [position] if parameter.kind in _POSITIONAL else []
+            found += [parameter.name] if parameter.kind in _BY_NAME else []
+        return tuple(found)
+
+    def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]] | None:
+        """Return the name that each positional argument has here, and all arguments by name, those of *args together.
+
+        None if they do not fit. Arguments that are missing do not matter.
+        """
+        names = [p.name for p in self._positional[: len(args)]]
+        found = dict(zip(names, args, strict=False))
+        if more := args[len(names) :]:
+            if not self._more:
+                return None
+            found[self._more] = tuple(more)
+            names += [self._more] * len(more)
+        return (names, {**found, **kwargs}) if kwargs.keys().isdisjoint(names) else None
+
+    def check_sensitive(self) -> None:
+        """Raise `TaskOptionError` if a parameter was named as sensitive and there is none of that name."""
+        for name in sorted(self._named_sensitive - self._signature.parameters.keys()):
+            if not self._takes_any_name:
+                known = nearest(name, self._signature.parameters)
+                raise TaskOptionError(f"{self.text}: sensitive names a parameter {name!r} that it does not have{known}")
+
+    @cached_property
     def returns(self) -> Any:
         """What the function is annotated to return (for `async def`: what awaiting it gives), or Any."""
         return self._resolved(self._signature.return_annotation)
@@ -163,7 +220,24 @@ class Parameters:
         try:
             return serializer.convert(value, annotation)
         except DecodeError as error:
-            raise DecodeError(f"{self.text}: the value of {name!r} does not fit: {error}") from None
+            # What is wrong with a value may well show the value.
+            reason = "it is sensitive, and so is what is wrong with it" if self._hides(name) else error
+            raise DecodeError(f"{self.text}: the value of {name!r} does not fit: {reason}") from None
+
+    def _hides(self, name: str) -> bool:
+        return EVERY in self.marks or name in self.marks or name in self._sensitive_positions
+
+    @cached_property
+    def _sensitive_positions(self) -> frozenset[str]:
+        """The names of the parameters that are marked by position: those that cannot be given by name among them."""
+        return frozenset(p.name for position, p in enumerate(self._positional) if position in self.marks)
+
+    def _is_marked(self, annotation: Any) -> bool:
+        resolved = self._resolved(annotation)
+        if resolved is Any and isinstance(annotation, str):
+            # It names something that is not there, at run time; the mark must not get lost with it.
+            return Sensitive.__name__ in annotation
+        return _mentions_sensitive(resolved)
 
     @cached_property
     def _plan(self) -> _Plan | None:
@@ -180,7 +254,7 @@ class Parameters:
         )
 
     def _wanted(self, parameter: inspect.Parameter) -> Any:
-        annotation = self._resolved(parameter.annotation)
+        annotation = _unmarked(self._resolved(parameter.annotation))
         if _is_plain(annotation):
             return Any
         # `when: datetime = None` is written often enough, and means `datetime | None`.
@@ -229,6 +303,26 @@ def _is_plain(annotation: Any) -> bool:
     if origin in _PLAIN_MAPPINGS:
         return not parts or (parts[0] in (str, Any, object) and _is_plain(parts[1]))
     return origin in _PLAIN_GENERICS and all(map(_is_plain, parts))
+
+
+def _mentions_sensitive(annotation: Any) -> bool:
+    """Return whether an annotation is marked, or anything that it is made of."""
+    if any(mark is Sensitive or isinstance(mark, Sensitive) for mark in getattr(annotation, "__metadata__", ())):
+        return True
+    # A `type` statement hides what it stands for.
+    parts = (*typing.get_args(annotation), getattr(annotation, "__value__", None))
+    return any(_mentions_sensitive(part) for part in parts if part is not None)
+
+
+def _unmarked(annotation: Any) -> Any:
+    """Return an annotation without the mark, which tells a serializer nothing."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        kept = [m for m in annotation.__metadata__ if m is not Sensitive and not isinstance(m, Sensitive)]
+        inner = _unmarked(annotation.__origin__)
+        return functools.reduce(lambda kind, mark: typing.Annotated[kind, mark], kept, inner)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_unmarked, typing.get_args(annotation)))]  # noqa: UP007
+    return annotation
 
 
 def _without_first(name: str, signature: inspect.Signature) -> inspect.Signature:

@@ -272,7 +272,7 @@ class Assisted(Broker):
                 came = consumer.receive(self.native.max_receive_batch, LETTERS_WAIT)
                 if not came:
                     break
-                done = []
+                done: list[Delivery] = []
                 for delivery in came:
                     label, body = take_off(delivery.body)
                     letter = _letter(delivery, label, body, queue)

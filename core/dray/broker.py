@@ -139,7 +139,7 @@ class Broker(ABC):
     # Optional verbs. The defaults find nothing to do.
 
     def declare(self, queues: Sequence[Queue]) -> None:
-        """Take note of queues that need more than a name, before any of them is used; called again after each `open()`.
+        """Take note of queues that need more than a name, before any of them is used, also for later calls of `open()`.
 
         A queue with an exchange needs `Capabilities.exchanges`, one with `broadcast` needs that capability; others are
         not passed on. Raises `BrokerError` when one exists already with other arguments, saying which and what to do.

@@ -7,14 +7,16 @@ charge.apply_async((order,), link=receipt.s(), link_error=alert.s())
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from .arguments import EVERY
 from .context import current
 from .errors import TaskOptionError
 from .message import Step
 from .options import check_send_options
+from .redaction import hide
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -113,6 +115,7 @@ class Signature:
             link=steps(options.pop("link", None), "link", app),
             link_error=steps(options.pop("link_error", None), "link_error", app),
             options=options,
+            sensitive=app.tasks[self.task].parameters.marks if self.task in app.tasks else (),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -122,8 +125,20 @@ class Signature:
         return hash((self.task, len(self.args), self.immutable))
 
     def __repr__(self) -> str:
-        shown = [repr(value) for value in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        args, kwargs = hide(self.args, self.kwargs, self._marks())
+        shown = [repr(value) for value in args] + [f"{name}={value!r}" for name, value in kwargs.items()]
         return f"{self.task}({', '.join(shown)})"
+
+    def _marks(self) -> Collection[int | str]:
+        """Return which arguments are not to be shown, as far as it is known which task this is."""
+        try:
+            task = self.app.tasks.get(self.task)
+            marks = task.parameters.marks if task is not None else ()
+        except Exception:  # no app, or one that cannot be built: a repr must not fail
+            return (EVERY,)
+        # Whoever calls it puts arguments in front, which moves these to other places.
+        complete = self.immutable or not any(isinstance(mark, int) for mark in marks)
+        return marks if complete else {*marks, *range(len(self.args))}
 
     def _key(self) -> tuple[Any, ...]:
         return self.task, self.args, self.kwargs, self.options, self.immutable

@@ -26,6 +26,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     priority_levels: int = 1
     #: True: a delivery is lent for the time asked and `extend` renews it. False: it is held until the connection ends.
     lease: bool = False
+    #: True: what a worker held when it was killed comes out again, when its lease is over or its connection is seen
+    #: to be dead. False: it is gone.
+    redelivers: bool = True
     #: Longest time one delivery can be held, renewals included.
     lease_max: float = FOREVER
     #: True: `Delivery.delivery_count` is counted by the broker, before user code runs.
@@ -150,9 +153,9 @@ def resolve(native: Capabilities, store: Capabilities | None = None) -> list[Sup
             "lease and renewal",
             n.lease,
             "a dead worker's tasks come back by themselves",
-            True,
+            n.redelivers,
             "they come back when the connection is seen to be dead",
-            "",
+            "what a killed worker held is lost",
         ),
         row(
             "delivery count, poison limit",

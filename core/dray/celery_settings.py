@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 _IN_URL = "options of a broker or backend are part of its URL: scheme://host/...?option=value"
 _ALWAYS_RETRIES = "a worker always reconnects, with growing pauses, and never gives up; leave it out"
-_NO_EXCHANGES = "there are no exchanges: a task is sent to a queue by its name (`task_routes`, `queue=`)"
+_RESULTS = "results are kept in `result_backend`, and pass no exchange of yours; leave it out"
 _NEEDS_PROCESSES = "it needs child processes, and there is no pool of processes yet"
 _SCHEDULER = "there is no scheduler of periodic tasks yet"
 _NO_CANVAS = "there are no chords yet"
@@ -14,12 +14,14 @@ _EVENTS = "events are not sent over the broker: plugins hear all of them through
 _LOGGING = "logging is left as you set it up with Python's `logging`"
 _CONTROL = "there is no remote control of workers yet"
 _ACKS = "a failed task is acked once its failure is stored; `dead_letter=True` in @app.task keeps its message as well"
-_NAMED_QUEUES = "queues are names only, and every queue has priorities 0 to 9 and delays; leave it out"
+_NAMED_QUEUES = (
+    "every queue has priorities 0 to 9 and delays, and the broker's URL says of which kind it is; leave it out"
+)
 _ONE_LOOP = "a worker is one engine of threads and an event loop; its parts are not exchanged"
 _NO_CONNECTION_POOL = "there is one connection per role, and no pool of them to size; leave it out"
 _PARTS_OF_URL = "a broker is chosen by one URL: use `broker_url`"
 _ONE_URL = "sending and receiving use the same broker: use `broker_url`"
-_SIGNED = "a signing serializer does that, once one is installed; name it in `task_serializer` and `accept_content`"
+_SIGNED = "messages are signed, metadata included, or encrypted: use `message_security` and `message_keys`"
 
 _INSTEAD = {
     "task_protocol": "messages say themselves which format they have; leave it out",
@@ -45,9 +47,7 @@ _INSTEAD = {
     "worker_detect_quorum_queues": _NAMED_QUEUES,
     "broker_native_delayed_delivery_queue_type": _NAMED_QUEUES,
     "task_default_delivery_mode": "messages are always stored durably where the broker can; leave it out",
-    "task_default_exchange*": _NO_EXCHANGES,
-    "task_default_routing_key": _NO_EXCHANGES,
-    "result_exchange*": _NO_EXCHANGES,
+    "result_exchange*": _RESULTS,
     "control_*": _CONTROL,
     "worker_enable_remote_control": _CONTROL,
     "worker_pool_restarts": _CONTROL,

@@ -3,7 +3,8 @@
 A body is, byte by byte (docs/envelope.md):
 
     D7 44 31    magic: 0xD7, "D", and the wire version as a digit, "1"
-    flags       one byte; the low four bits are the metadata's format: 0 = msgpack. The rest is 0
+    flags       one byte; the low four bits are the metadata's format: 0 = msgpack. Bit 4: sealed (sealing.py). The
+                rest is 0
     length      of the metadata in bytes, as an unsigned LEB128 varint
     metadata    a msgpack map of the fields of `Message` under their short names
     payload     the rest: the arguments as `[args, kwargs]`, written as the metadata says, untouched
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from .errors import ContentNotAccepted, DecodeError, SerializationError
+from .foreign import foreign
 from .message import Message
 
 if TYPE_CHECKING:
@@ -51,17 +53,17 @@ def pack(message: Message) -> bytes:
             f"{message.task}: the headers or callback options cannot be written ({error}); they take plain values: "
             "texts, numbers, booleans, None, and lists and text-keyed dicts of those"
         ) from None
-    return b"".join((_HEAD, _varint(len(metadata)), metadata, payload))
+    return b"".join((_HEAD, varint(len(metadata)), metadata, payload))
 
 
 def unpack(body: bytes) -> Message:
     """Return the message in `body`, its payload still undecoded; raise `DecodeError` saying what is wrong."""
     if body[:4] != _HEAD:
-        raise DecodeError(_foreign(body))
+        raise DecodeError(foreign(body))
     start = 5
     length = body[4] if len(body) > 4 else 0
     if length >= 0x80:
-        length, start = _read_varint(body)
+        length, start = read_varint(body)
     end = start + length
     if length > MAX_METADATA or end > len(body):
         raise DecodeError(f"truncated: the metadata should be {length} bytes and {len(body) - start} are there")
@@ -74,16 +76,8 @@ def unpack(body: bytes) -> Message:
     return message
 
 
-def _foreign(body: bytes) -> str:
-    if body[:2] == MAGIC[:2] and len(body) > 3:
-        found = f"wire version {body[2:3]!r}, flags {body[3]}"
-        return f"written by another dray ({found}); this one reads version b'1', flags 0"
-    if body[:1] == b"{" and b'"properties"' in body and b'"body"' in body:
-        return "this is a Celery message"
-    return f"not a dray message: it begins with {body[:8]!r}" if body else "not a dray message: it is empty"
-
-
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """Return `number` as an unsigned LEB128 varint."""
     if number < 0x80:
         return bytes((number,))
     out = bytearray()
@@ -94,7 +88,8 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(body: bytes) -> tuple[int, int]:
+def read_varint(body: bytes) -> tuple[int, int]:
+    """Return the length that stands after the first four bytes of `body`, and where it ends; or raise `DecodeError`."""
     number = 0
     for index in range(4, min(len(body), 9)):
         number |= (body[index] & 0x7F) << 7 * (index - 4)

@@ -83,7 +83,7 @@ def read_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
 
 def _spellings(setting: Setting) -> list[str]:
     """Return the variables that set `setting`, the one that wins first."""
-    if setting.form == "url":
+    if setting.form in ("url", "urls"):
         return [setting.environment, f"{setting.environment}_FILE"]
     return [setting.environment, *([ALIASES[setting.name]] if setting.name in ALIASES else [])]
 
@@ -184,7 +184,7 @@ def read_object(source: Any, namespace: str | None = None) -> dict[str, Any]:
         if plain not in settings_table() and not certain and not _was_meant(plain):
             continue
         value = _value_of(source, name)
-        if _is_code(value):
+        if _is_code(value) and not (plain == "task_routes" and callable(value)):
             continue
         if plain in settings_table():
             found[plain] = value

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .assisted import Assisted
-from .backend import ResultBackend
+from .backend import Record, ResultBackend
 from .broker import Broker
 from .capabilities import FOREVER, Capabilities, Support, lacks, resolve
 from .clock import Clock
 from .errors import NotSupported
 from .failover import Failover
+from .queues import check_declared, declared
 from .urls import Url, mask
 
 if TYPE_CHECKING:
     from .plugins import Plugins
+    from .report import Kept
     from .settings import Settings
 
 #: Where tasks wait when nothing is configured: a file in the working directory.
@@ -42,6 +44,8 @@ class Connections:
         self._lock = threading.Lock()
         self._broker: Broker | None = None
         self._backends: dict[str, ResultBackend] = {}
+        #: Of backend URLs: whether results are sent to whoever asked, instead of kept.
+        self._sends: dict[str, bool] = {}
 
     # The broker
 
@@ -79,6 +83,8 @@ class Connections:
             broker.open()
         if self._conf.strict:
             self._refuse_emulation(broker)
+        if queues := check_declared(declared(self._conf), broker.capabilities):
+            broker.declare(queues)
         return broker
 
     def _store(self, urls: Sequence[Url], can: Capabilities) -> Broker | None:
@@ -91,7 +97,7 @@ class Connections:
             return None
         text = chosen or self.backend_url
         url = Url.parse(text) if text else None
-        if url is None or url.scheme not in self._plugins.names("brokers") or url in urls:
+        if url is None or not self._plugins.knows("brokers", url.scheme) or url in urls:
             if chosen:
                 raise NotSupported(f"store_url {mask(chosen)}: a store is another broker than the one it helps")
             return None
@@ -139,14 +145,41 @@ class Connections:
         if chosen:
             return None if chosen == DISABLED else chosen
         broker = self.broker_url.split(";")[0]
-        return broker if Url.parse(broker).scheme in self._plugins.names("backends") else None
+        return broker if self._plugins.knows("backends", Url.parse(broker).scheme) else None
+
+    def store(self, records: Iterable[Kept], ttl: float | None) -> None:
+        """Store records, each in the backend of its task; those that nobody keeps are dropped."""
+        places: dict[str, list[Record]] = {}
+        for record in records:
+            if place := record.backend or self.backend_url or "":
+                places.setdefault(place, []).append(record)
+        for place, some in places.items():
+            self.backend_at(place).store(some, ttl)
+
+    def reopen_backends(self) -> None:
+        """Connect again to the backends that are in use."""
+        for backend in list(self._backends.values()):
+            backend.open()
+
+    def address(self, text: str) -> str:
+        """Return where results for this process are to be sent, for the backend at a URL ("": the app's own).
+
+        Only backends that send results are opened for it: whoever sends a task need not reach the others.
+        """
+        place = text or self.backend_url or ""
+        sends = self._sends.get(place)
+        if sends is None:
+            kind = self._plugins.find("backends", Url.parse(place).scheme) if place else ResultBackend
+            sends = self._sends[place] = getattr(kind, "beside_broker", False)
+        return self.backend_at(place).address if sends else ""
 
     def _open_backend(self, text: str) -> ResultBackend:
         url = Url.parse(text)
-        kind: type[ResultBackend] = self._plugins.find("backends", url.scheme)
-        if kind.beside_broker and not url.hosts:
+        # A class or, from a plugin, any function that makes one.
+        kind = self._plugins.find("backends", url.scheme)
+        if getattr(kind, "beside_broker", False) and not url.hosts:
             url = Url.parse(self.broker_url.split(";")[0])
-        backend = kind(url)
+        backend: ResultBackend = kind(url)
         backend.clock = self._clock
         backend.open()
         return backend

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .message import Message
 
 if TYPE_CHECKING:
-    from .backend import Record
     from .errors import Retry
+    from .report import Kept
     from .task import Task
 
 #: The W3C trace headers; a task's own are handed on to what it sends.
@@ -49,7 +49,7 @@ class Context:
         hostname: str = "",
         called_directly: bool = False,
         is_eager: bool = False,
-        note: Callable[[Record], None] | None = None,
+        note: Callable[[Kept], None] | None = None,
     ) -> None:
         self.message = message
         self.task = task

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import states
-from .backend import Record
 from .context import Context, current
 from .errors import ArgumentsError, DecodeError, Ignore, MaxRetriesExceeded, Reject, Retry
 from .followups import next_attempt, on_failure, on_success
@@ -29,7 +28,8 @@ from .job import Ended, Job
 from .message import Delivery, Message
 from .options import instant
 from .outcome import Again, Done, Failed, Ignored, Outcome, Rejected, Released, Requeued, Revoked
-from .report import Failure, Report, about, rank, record
+from .redaction import redacted
+from .report import Failure, Kept, Report, about, rank, record
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -45,10 +45,12 @@ _ENGINE = os.path.dirname(__file__) + os.sep
 class Execution:
     """Runs the tasks of one app. Thread-safe; holds no state of a run."""
 
-    def __init__(self, app: Dray, hostname: str = "", note: Callable[[Record], None] | None = None) -> None:
+    def __init__(self, app: Dray, hostname: str = "", note: Callable[[Kept], None] | None = None) -> None:
         self.app = app
         self.hostname = hostname
         self._note = note
+        #: Queues of which every worker has a copy: a retry would go to all, and to all again for each that fails.
+        self._broadcast = {queue.name for queue in app.conf.task_queues or () if queue.broadcast}
 
     def run(self, job: Job) -> Ended:
         """Run a `def` task and return what it came to. Never raises, whatever the task does."""
@@ -138,7 +140,8 @@ class Execution:
             context.cancel()
         if job.task.resolved.track_started and not message.ignore_result and self._note is not None:
             report = about(message, states.STARTED, started=began, worker=self.hostname)
-            self._note(record(message.id, report, rank(message, job.delivery.delivery_count)))
+            place = rank(message, job.delivery.delivery_count)
+            self._note(record(self.app, message.id, report, place, reply_to=message.reply_to))
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s[%s] began", message.task, message.id, extra=_facts(message, "began"))
         if self.app.plugins.has("event"):
@@ -180,7 +183,7 @@ class Execution:
         if job.cancelled:
             return Revoked("revoked while it ran")
         if context.pending_retry is not None:
-            return self._again(job, context.pending_retry)
+            return self._raised(job, context, context.pending_retry)
         return Done(value)
 
     def _classified(self, job: Job, context: Context, error: BaseException) -> Outcome:
@@ -194,6 +197,8 @@ class Execution:
         """Say what an exception means. SystemExit and KeyboardInterrupt of a task fail that task, not the worker."""
         own = job.task.resolved
         match error:
+            case Retry() if job.delivery.queue in self._broadcast:
+                return Failed(error.exc or error, own.dead_letter)
             case Retry():
                 return self._again(job, error)
             case Reject():
@@ -207,7 +212,8 @@ class Execution:
         opinion = self._opinion(error)
         if opinion == "drop":
             return Ignored()
-        if opinion == "retry" or (opinion is None and own.policy.wants(error)):
+        wanted = opinion == "retry" or (opinion is None and own.policy.wants(error))
+        if wanted and job.delivery.queue not in self._broadcast:
             delay = own.policy.wait(job.message.retries)
             start = self.app.clock.time() + delay
             if own.policy.allows(job.message.retries, own.policy.max_retries, job.message.created, start):
@@ -301,7 +307,8 @@ class Execution:
     def _call_facts(self, message: Message) -> dict[str, Any]:
         if not self.app.conf.result_extended:
             return {}
-        return {"call": message.payload, "call_type": message.content_type, "call_encoding": message.content_encoding}
+        seen = redacted(self.app, message)
+        return {"call": seen.payload, "call_type": seen.content_type, "call_encoding": seen.content_encoding}
 
     def tell(self, message: Message, outcome: Outcome, runtime: float | None = None, expected: Any = ()) -> None:
         """Write one line and send one event for a message that has come to something, run (for `runtime` s) or not.

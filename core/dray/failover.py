@@ -28,6 +28,7 @@ class Failover(Broker):
         #: The one in use.
         self.current = self.brokers[0]
         self._failed = False
+        self._declared: Sequence[Queue] = ()
 
     def open(self) -> None:
         at = self.brokers.index(self.current)
@@ -38,6 +39,8 @@ class Failover(Broker):
             broker.clock = self.clock
             try:
                 broker.open()
+                if broker is not self.current and self._declared:
+                    broker.declare(self._declared)
             except BrokerUnavailable as error:
                 tried.append(f"{broker.url}: {error}")
                 continue
@@ -70,6 +73,7 @@ class Failover(Broker):
 
     def declare(self, queues: Sequence[Queue]) -> None:
         self._ask(lambda broker: broker.declare(queues))
+        self._declared = queues
 
     def setup(self, queues: Sequence[str]) -> Sequence[str]:
         return self._ask(lambda broker: broker.setup(queues))

@@ -21,7 +21,7 @@ def next_attempt(app: Dray, context: Context, delay: float, args: Any, kwargs: A
     """Return the message of the next attempt, due in `delay` seconds; `args` and `kwargs` replace the old ones."""
     message = context.message
     if not context.is_eager:
-        # A broker with shorter delays keeps it as long as it can; `dray doctor` says so.
+        # A broker without delays runs it at once; `dray doctor` says so.
         delay = min(delay, app.broker.capabilities.max_delay)
     again = message.but(retries=message.retries + 1, eta=app.clock.time() + delay if delay else None)
     if args is None and kwargs is None:
@@ -57,13 +57,20 @@ def _callback(app: Dray, parent: Message, step: Step, id: str, value: Any) -> Me
     }
     task = app.tasks.get(step.task)
     message = blank_message(app, step.task, options, task.resolved if task is not None else None).but(
+        reply_to=parent.reply_to,
         id=options.get("task_id") or id,
         content_type=step.content_type,
         content_encoding=step.content_encoding,
         link=step.link,
         link_error=step.link_error,
         payload=step.payload,
+        sensitive=step.sensitive or (task.resolved.sensitive if task is not None else ()),
     )
+    if not (message.queue or message.exchange):
+        args, kwargs, _ = app.payloads.arguments(message)
+        seen = message.but(args=tuple(args) if step.immutable else (value, *args), kwargs=kwargs)
+        seen = app.routes.placed(seen, options, task.resolved if task is not None else None)
+        message = seen.but(args=(), kwargs={})
     if not step.immutable:
         args, kwargs, serializer = app.payloads.arguments(message)
         message = message.but(args=(value, *args), kwargs=kwargs)

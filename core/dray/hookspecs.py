@@ -80,7 +80,12 @@ def register_serializers(register: Register) -> None:
 
 @hookspec
 def register_codecs(register: Register) -> None:
-    """Contribute payload codecs (compression, signing, encryption) by content-encoding name."""
+    """Contribute payload compressions by content-encoding name."""
+
+
+@hookspec
+def register_seals(register: Register) -> None:
+    """Contribute seals (what signs or encrypts whole messages and results) by name."""
 
 
 @hookspec

@@ -112,6 +112,8 @@ class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     #: How it was addressed when several queues got it; `queue` is then "", until it comes out of one of them.
     exchange: str = msgspec.field(default="", name="ex")
     routing_key: str = msgspec.field(default="", name="rk")
+    #: Where its result is to be sent, for backends that send results instead of keeping them (`ResultBackend.address`).
+    reply_to: str = msgspec.field(default="", name="rt")
 
     # Not metadata: these three are written as the payload and are always at their defaults in the metadata.
     args: tuple[Any, ...] = msgspec.field(default=(), name="-args")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from .errors import ArgumentsError, SettingError, TaskOptionError
 from .message import HIGHEST_PRIORITY
+from .queues import LONGEST_KEY
 from .retries import seconds
 from .settings import read_setting
 from .urls import nearest
@@ -26,6 +27,13 @@ class TaskOptions(TypedDict, total=False):
     #: Queue and priority (0-9, 9 is the most urgent) it is sent with.
     queue: str | None
     priority: int | None
+    #: Instead of a queue: to the queue or queues in `task_queues` that are bound to this exchange with a fitting key.
+    exchange: str | None
+    routing_key: str | None
+    #: Whom or what it is about, such as "customer-7": brokers that know keys let them take turns, or keep their order.
+    key: str | None
+    #: True: only a broker that runs the messages of one key one by one, in order, takes it.
+    ordered: bool
     #: Seconds (or timedelta) after sending beyond which it is not started any more.
     expires: float | timedelta | None
     #: How its arguments are written and packed: "json", "msgpack" ...; "gzip", "zstd" or None.
@@ -35,10 +43,14 @@ class TaskOptions(TypedDict, total=False):
     acks_late: bool
     #: True: no state and no result are stored.
     ignore_result: bool
+    #: URL of a result backend for this task alone.
+    backend: str | None
     #: True: a failure is stored although results are ignored.
     store_errors_even_if_ignored: bool
     #: True: the state STARTED is stored when it begins.
     track_started: bool
+    #: Names of parameters whose arguments are shown nowhere; annotating them `Annotated[str, Sensitive]` is the same.
+    sensitive: Iterable[str]
     #: True: arguments are checked against the signature when it is sent.
     typing: bool
     #: Exceptions that are part of its work: a failure with one is logged without a traceback.
@@ -68,12 +80,21 @@ class SendOptions(TypedDict, total=False):
     expires: float | timedelta | datetime | None
     queue: str | None
     priority: int | None
+    #: Instead of a queue: to the queue or queues in `task_queues` that are bound to this exchange with a fitting key.
+    exchange: str | None
+    routing_key: str | None
+    #: Whom or what it is about, such as "customer-7": brokers that know keys let them take turns, or keep their order.
+    key: str | None
+    #: True: only a broker that runs the messages of one key one by one, in order, takes it.
+    ordered: bool | None
     #: Your own id. While a task with this id waits or runs, sending it again changes nothing.
     task_id: str | None
     headers: Mapping[str, Any] | None
     serializer: str | None
     compression: str | None
     ignore_result: bool | None
+    #: A connection of yours (the database driver's, or SQLAlchemy's) in whose transaction the message is stored.
+    connection: Any
     #: Whether, and how, *sending* is tried again while the broker is away (max_retries, interval_start, _step, _max).
     retry: bool | None
     retry_policy: Mapping[str, Any] | None
@@ -90,8 +111,6 @@ SEND_WORDS = frozenset(SendOptions.__annotations__)
 #: Celery's words for things dray does in another way, and what to say instead.
 _ELSEWHERE = {
     "bind": "`bind=True` belongs in the decorator: @app.task(bind=True)",
-    "routing_key": "a queue is chosen by name here: use queue=",
-    "exchange": "a queue is chosen by name here: use queue=",
     "delivery_mode": "every message is stored durably where the broker can",
     "acks_late": "say acks_late in the decorator, @app.task(acks_late=...)",
     "max_retries": "say max_retries in the decorator; retry= and retry_policy= are about sending",
@@ -112,6 +131,9 @@ def check_task_options(options: Mapping[str, Any], task: str) -> None:
         raise TaskOptionError(f"{task}: max_deliveries is a whole number >= 1; got {deliveries!r}")
     if (expires := options.get("expires")) is not None:
         seconds(expires, "expires", task)
+    names = options.get("sensitive", ())
+    if isinstance(names, str) or not (isinstance(names, Iterable) and all(isinstance(name, str) for name in names)):
+        raise TaskOptionError(f"{task}: sensitive is a list of parameter names, ('password',); got {names!r}")
 
 
 def check_send_options(options: Mapping[str, Any], task: str) -> None:
@@ -152,7 +174,7 @@ def positional(args: Any, task: str) -> tuple[Any, ...]:
         return ()
     if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
         raise ArgumentsError(
-            f"{task}: the arguments are given as a tuple; got {args!r}: for a single one write ({args!r},)"
+            f"{task}: the arguments are given as a tuple; got {_kind(args)}: for a single one write (value,)"
         )
     return tuple(args)
 
@@ -171,8 +193,13 @@ def by_name(kwargs: Any, task: str) -> dict[str, Any]:
     if not kwargs and (kwargs is None or type(kwargs) is dict):
         return {}
     if not isinstance(kwargs, Mapping):
-        raise ArgumentsError(f"{task}: keyword arguments are given as a dict; got {kwargs!r}")
+        raise ArgumentsError(f"{task}: keyword arguments are given as a dict; got {_kind(kwargs)}")
     return dict(kwargs)
+
+
+def _kind(value: Any) -> str:
+    """Return what a value is, without showing it: it may be one that is not to be shown."""
+    return f"a value of type {type(value).__qualname__}"
 
 
 def _check_shared(options: Mapping[str, Any], task: str) -> None:
@@ -184,6 +211,15 @@ def _check_shared(options: Mapping[str, Any], task: str) -> None:
     queue = options.get("queue")
     if queue is not None:
         check_queue(queue, task)
+    for word in ("exchange", "routing_key"):
+        text = options.get(word)
+        if text is not None and not (isinstance(text, str) and len(text.encode(errors="replace")) <= LONGEST_KEY):
+            raise TaskOptionError(f"{task}: {word} is a text of up to {LONGEST_KEY} bytes; got {text!r}")
+    key = options.get("key")
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 128):
+        raise TaskOptionError(f"{task}: key is a text of 1 to 128 characters; got {key!r}")
+    if not isinstance(options.get("ordered"), bool | None):
+        raise TaskOptionError(f"{task}: ordered is true or false; got {options['ordered']!r}")
     for word in ("serializer", "compression"):
         if not isinstance(options.get(word), str | None):
             raise TaskOptionError(f"{task}: {word} is a name such as 'json' or 'gzip'; got {options[word]!r}")

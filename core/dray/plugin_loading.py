@@ -33,6 +33,7 @@ KINDS: Mapping[str, str] = {
     "stores": "store",
     "serializers": "serializer",
     "codecs": "codec",
+    "seals": "seal",
     "executors": "pool",
     "schedules": "kind of schedule",
     "commands": "command",

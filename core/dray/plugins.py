@@ -10,7 +10,7 @@ import logging
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .errors import PluginError, UnknownPlugin
@@ -44,6 +44,10 @@ class Plugins:
 
     A resource is looked up among what `register` was given, then among the built-in and installed plugins. Two of
     those with one name are an error that `plugin_choices` settles.
+
+    A name that ends in "+" is a *family*: `register("db+", ...)` answers for `db+postgresql`, `db+mysql+pymysql` and
+    every other name that begins so. What is registered under the very name asked for comes before a family, and a
+    longer family before a shorter one.
     """
 
     def __init__(self, conf: Settings, entry_points: Callable[[], Iterable[EntryPoint]] = installed) -> None:
@@ -105,7 +109,7 @@ class Plugins:
         """Return the class or object registered as `name`, importing it if need be.
 
         `kind` is a key of `KINDS`, such as "brokers". `name` may be spelt "distribution/name". Raises `UnknownPlugin`
-        when nobody registers it, `PluginError` when two do or when it cannot be imported.
+        when nobody registers it or a family it is of, `PluginError` when two do or when it cannot be imported.
         """
         # Taken once: what is found now must not land in the dict of a later set of plugins.
         known = self._found
@@ -115,8 +119,12 @@ class Plugins:
             found = known[kind, name] = _imported(plugin, kind, registered_as)
         return found
 
+    def knows(self, kind: str, name: str) -> bool:
+        """Tell whether anybody answers for `name`. Imports nothing."""
+        return bool(_match(name, self.names(kind)))
+
     def names(self, kind: str) -> list[str]:
-        """Return the names registered for `kind`, sorted. Imports none of them."""
+        """Return the names registered for `kind`, sorted; families among them end in "+". Imports none of them."""
         return sorted({name for plugin in self._all() for name in plugin.targets.get(kind, ())})
 
     def by_content_type(self, kind: str, content_type: str) -> Any:
@@ -252,29 +260,32 @@ class Plugins:
     def _choose(self, kind: str, name: str) -> tuple[Plugin, str]:
         """Return the plugin that `name` is taken from, and the name it is registered under there."""
         plugins = [plugin for plugin in self._all() if plugin.state == "loaded"]
-        claimants = [plugin for plugin in plugins if name in plugin.targets.get(kind, ())]
+        match = _match(name, {own for plugin in plugins for own in plugin.targets.get(kind, ())})
+        claimants = [plugin for plugin in plugins if match in plugin.targets.get(kind, ())]
         own = [plugin for plugin in claimants if plugin.source == "registered"]
         if own:
-            return own[-1], name
+            return own[-1], match
         if "/" in name and not claimants:
             return self._spelt_out(kind, name, plugins, f"{KINDS[kind]} {name!r}")
-        if (choice := self._conf.plugin_choices.get(f"{kind}.{name}")) is not None:
-            return self._spelt_out(kind, choice, plugins, f"plugin_choices[{kind + '.' + name!r}] = {choice!r}")
+        for asked in dict.fromkeys((name, match)):
+            if (choice := self._conf.plugin_choices.get(f"{kind}.{asked}")) is not None:
+                return self._spelt_out(kind, choice, plugins, f"plugin_choices[{kind + '.' + asked!r}] = {choice!r}")
         if len(claimants) > 1:
             raise PluginError(
-                f"{len(claimants)} plugins register a {KINDS[kind]} {name!r}: "
+                f"{len(claimants)} plugins register a {KINDS[kind]} {match!r}: "
                 f"{', '.join(plugin.title for plugin in claimants)}; choose one in the settings, for example "
-                f"plugin_choices = {{{kind + '.' + name!r}: {claimants[-1].distribution + '/' + name!r}}}"
+                f"plugin_choices = {{{kind + '.' + match!r}: {claimants[-1].distribution + '/' + match!r}}}"
             )
         if not claimants:
             raise UnknownPlugin(self._unknown(kind, name))
-        return claimants[0], name
+        return claimants[0], match
 
     def _spelt_out(self, kind: str, spelling: str, plugins: Iterable[Plugin], asked: str) -> tuple[Plugin, str]:
         owner, _, name = spelling.partition("/")
         for plugin in plugins:
-            if plugin.answers_to(owner) and name in plugin.targets.get(kind, ()):
-                return plugin, name
+            match = _match(name, plugin.targets.get(kind, ()))
+            if match and plugin.answers_to(owner):
+                return plugin, match
         known = [f"{p.distribution or p.name}/{own}" for p in plugins for own in p.targets.get(kind, ())]
         raise UnknownPlugin(
             f"{asked}: there is no such {KINDS[kind]}{nearest(spelling, known) or '.'} Installed: {', '.join(known)}."
@@ -282,13 +293,24 @@ class Plugins:
 
     def _unknown(self, kind: str, name: str) -> str:
         known = self.names(kind)
-        said = [f"no {KINDS[kind]} called {name!r} is installed{nearest(name, known) or '.'}"]
-        said.append(f"Installed: {', '.join(known) or 'none'}.")
+        # "komb+redis" is meant for the family "kombu+", whatever comes behind the plus.
+        rest = name.partition("+")[2]
+        meant = [family + rest if rest and family.endswith("+") else family for family in known]
+        said = [f"no {KINDS[kind]} called {name!r} is installed{nearest(name, meant) or '.'}"]
+        said.append(f"Installed: {', '.join(one + '...' if one.endswith('+') else one for one in known) or 'none'}.")
         said += [f"{hint}." for plugin in self._all() if (hint := _extra_hint(plugin, name))]
         absent = [f"{p.title}: {p.reason}" for p in self._all() if p.state != "loaded"]
         if absent:
             said.append(f"Not loaded: {'; '.join(absent)}.")
         return " ".join(said)
+
+
+def _match(name: str, registered: Collection[str]) -> str:
+    """Return the registered name that answers for `name`: itself, else its longest family, else ""."""
+    if name in registered:
+        return name
+    families = [family for family in registered if family.endswith("+") and name.startswith(family)]
+    return max(families, key=len, default="")
 
 
 def _imported(plugin: Plugin, kind: str, name: str) -> Any:
@@ -313,5 +335,6 @@ def _imported(plugin: Plugin, kind: str, name: str) -> Any:
 
 def _extra_hint(plugin: Plugin, name: str) -> str:
     """Say what to install for `name`, if the plugin says so: `extras = {"nats": "nats"}` maps names to extras."""
-    extra = getattr(plugin.module, "extras", {}).get(name)
+    extras = getattr(plugin.module, "extras", {})
+    extra = extras.get(_match(name, extras))
     return f"pip install '{plugin.distribution}[{extra}]'" if extra and plugin.distribution else ""

@@ -11,8 +11,8 @@ import msgspec
 from . import states
 from .backend import Record
 from .context import Context
-from .errors import TaskFailed
-from .message import Message
+from .errors import DecodeError, TaskFailed
+from .message import Discreet, Message
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -88,7 +88,7 @@ def _clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Report(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """What is stored about a task: the body of its record. Instants are seconds since 1970."""
 
     state: str = msgspec.field(name="s")
@@ -109,7 +109,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     root_id: str | None = msgspec.field(default=None, name="r")
     parent_id: str | None = msgspec.field(default=None, name="pa")
     children: tuple[str, ...] = msgspec.field(default=(), name="ch")
-    #: With `result_extended`: the arguments as they were sent.
+    #: With `result_extended`: the arguments as they were sent, without those that are not to be shown.
     call: bytes = msgspec.field(default=b"", name="a")
     call_type: str = msgspec.field(default="", name="at")
     call_encoding: str = msgspec.field(default="", name="ae")
@@ -119,14 +119,40 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Report).decode
 
 
-def record(id: str, report: Report, rank: int) -> Record:
-    """Return the record that stores `report`."""
-    return Record(id=id, state=report.state, final=report.state in states.FINAL_STATES, body=_encode(report), rank=rank)
+class Kept(Record, frozen=True, kw_only=True):
+    """A record on its way to the result backend of its task."""
+
+    #: The URL of that backend; "" for the app's own.
+    backend: str = ""
 
 
-def read(found: Record) -> Report:
-    """Return the report in a record."""
-    return _decode(found.body)
+def record(app: Dray, id: str, report: Report, rank: int, final: bool | None = None, reply_to: str = "") -> Kept:
+    """Return the record that stores `report`; it is final if its state is, or as `final` says."""
+    if final is None:
+        final = report.state in states.FINAL_STATES
+    body = _encode(report)
+    if app.sealing is not None:
+        body = app.sealing.seal(body, "result", id, report.state, final)
+    return Kept(
+        id=id,
+        state=report.state,
+        final=final,
+        body=body,
+        rank=rank,
+        reply_to=reply_to,
+        backend=app.backend_url_of(report.task),
+    )
+
+
+def read(app: Dray, found: Record) -> Report:
+    """Return the report in a record; raise `DecodeError` when it cannot be read, or is not to be trusted."""
+    body = found.body
+    try:
+        if app.sealing is not None:
+            body = app.sealing.open(body, "result", found.id, found.state, found.final)
+        return _decode(body)
+    except (DecodeError, msgspec.DecodeError, ValueError) as error:
+        raise DecodeError(f"what is stored about the task {found.id} cannot be used: {error}") from None
 
 
 def rank(message: Message, delivery_count: int) -> int:
@@ -148,7 +174,7 @@ def about(message: Message, state: str, **facts: Any) -> Report:
     )
 
 
-def progress(app: Dray, message: Message | None, id: str, state: str | None, meta: Any, request: Context) -> Record:
+def progress(app: Dray, message: Message | None, id: str, state: str | None, meta: Any, request: Context) -> Kept:
     """Return the record of a state that a task reports about itself. It is never a final one, whatever its name."""
     if not id:
         raise ValueError("update_state() outside a running task needs a task_id")
@@ -160,5 +186,6 @@ def progress(app: Dray, message: Message | None, id: str, state: str | None, met
     }
     name = state or states.PROGRESS
     report = about(message, name, worker=request.hostname, **facts) if message else Report(state=name, **facts)
-    found = record(id, report, rank(message, request.delivery_count) if message else 0)
-    return msgspec.structs.replace(found, final=False)
+    if message is None:
+        return record(app, id, report, 0, final=False)
+    return record(app, id, report, rank(message, request.delivery_count), False, message.reply_to)

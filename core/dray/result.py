@@ -42,12 +42,13 @@ class AsyncResult(Generic[T]):
     Every attribute looks at the backend anew until the state is final. Safe from any thread.
     """
 
-    def __init__(self, id: str, app: Dray, *, ignored: bool = False, returns: Any = Any) -> None:
+    def __init__(self, id: str, app: Dray, *, ignored: bool = False, returns: Any = Any, backend: str = "") -> None:
         self.id = id
         self.app = app
         #: True when it is known that nothing is stored: `get()` returns None at once.
         self.ignored = ignored
         self._returns = returns
+        self._backend = backend
         self._final: Report | None = None
 
     # Looking
@@ -177,7 +178,7 @@ class AsyncResult(Generic[T]):
             look = STILL_THERE if end is None else min(STILL_THERE, end - clock.monotonic())
             if look <= 0:
                 raise self._timeout(timeout)
-            self.app.backend_for_reading().wait([self.id], look)
+            self.app.backend_for_reading(self._backend).wait([self.id], look)
             self._report()
         assert self._final is not None
         return self._outcome(self._final, propagate)
@@ -194,7 +195,7 @@ class AsyncResult(Generic[T]):
                 while self._final is None:
                     await asyncio.to_thread(self._raise_if_over)
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self.app.rounds().next_look(self.id), STILL_THERE)
+                        await asyncio.wait_for(self.app.rounds(self._backend).next_look(self.id), STILL_THERE)
                     await asyncio.to_thread(self._report)
         except TimeoutError:
             raise self._timeout(timeout) from None
@@ -207,7 +208,7 @@ class AsyncResult(Generic[T]):
     def forget(self) -> None:
         """Delete what is stored about it. The task itself goes on."""
         self._final = None
-        self.app.backend_for_writing().forget([self.id])
+        self.app.backend_for_writing(self._backend).forget([self.id])
 
     def revoke(self) -> None:
         """Cancel it, durably: it will not start, on any worker, before or after a restart; if it runs, it is told."""
@@ -218,10 +219,10 @@ class AsyncResult(Generic[T]):
     def _report(self) -> Report | None:
         if self._final is not None:
             return self._final
-        found = self.app.backend_for_reading().fetch([self.id]).get(self.id)
+        found = self.app.backend_for_reading(self._backend).fetch([self.id]).get(self.id)
         if found is None:
             return None
-        report = read(found)
+        report = read(self.app, found)
         if found.final:
             self._final = report
         return report

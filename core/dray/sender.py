@@ -16,11 +16,13 @@ from . import states
 from .capabilities import FOREVER, Capabilities
 from .codec import pack
 from .context import current
-from .errors import BrokerUnavailable, NotSupported, SerializationError
-from .message import Envelope, Message
+from .errors import BrokerUnavailable, DecodeError, NotSupported, SerializationError
+from .message import Envelope, Message, Waiting
 from .middleware import Middleware
 from .report import about, record
 from .routes import Routes
+from .sealing import message_in
+from .transactions import driver_connection
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -37,6 +39,7 @@ class Sender:
     def __init__(self, app: Dray, routes: Routes) -> None:
         self.app = app
         self._routes = routes
+        self._sealing = app.sealing
 
     def publish(
         self,
@@ -49,11 +52,15 @@ class Sender:
         Everything that can be refused is refused before the first is sent.
         """
         can = self.app.broker.capabilities
+        if options.get("connection") is not None:
+            options = {**options, "connection": self._transaction(options["connection"], can)}
         sent: list[Message] = []
         envelopes: list[Envelope] = []
         wrapped = bool(self.app.middleware)
         for message in messages:
             written = self.prepare(message, lambda m: encode(m, options)) if wrapped else encode(message, options)
+            if not written.ignore_result and (address := self.app.reply_to(written.task)):
+                written = written.but(reply_to=address)
             sent.append(written)
             envelopes.append(self._envelope(written, can))
         if not can.find:
@@ -90,8 +97,10 @@ class Sender:
             raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
         if message.priority and can.priority_levels < 2:
             raise NotSupported(f"sending {message.task} with priority {message.priority}: the broker has no priorities")
-        self._routes.check(message.queue, message.task)
+        self._routes.check(message, can)
         body = pack(message)
+        if self._sealing is not None:
+            body = self._sealing.seal(body, "message", message.id)
         if can.max_message_bytes is not None and len(body) > can.max_message_bytes:
             raise SerializationError(
                 f"sending {message.task}: {len(body):,} bytes are more than the broker takes "
@@ -104,9 +113,25 @@ class Sender:
             priority=message.priority,
             delay=min(delay, FOREVER),
             attempt=message.retries + message.handed_back,
+            key=message.key,
+            exchange="" if message.queue else message.exchange,
+            routing_key="" if message.queue else message.routing_key,
         )
 
+    def _transaction(self, connection: object, can: Capabilities) -> object:
+        """Return the driver's connection below the caller's, or raise what says why it cannot be used."""
+        if not can.transactional:
+            raise NotSupported(
+                f"connection=: {self.app.broker.url} cannot take part in a transaction of yours; send after the commit"
+            )
+        return driver_connection(connection)
+
     def _send(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
+        caller = options.get("connection")
+        if caller is not None:
+            # Never tried again: after an error the transaction is the caller's to end.
+            self.app.broker.publish_within(caller, envelopes)
+            return
         try:
             self.app.broker.publish(envelopes)
         except BrokerUnavailable as error:
@@ -137,11 +162,33 @@ class Sender:
             except BrokerUnavailable as another:
                 error = another
 
+    def replay(self, queue: str, ids: Sequence[str]) -> int:
+        """Put dead letters back into their queue, as if never delivered, and what is stored about them: PENDING again.
+
+        First the result, then the letter: the other way round a worker could have stored the new result already, and
+        the old one, if it stayed, would outrank the new one. A crash in between leaves a letter that is still dead.
+        """
+        broker, backend = self.app.broker, self.app.backend
+        if backend is not None:
+            backend.forget(ids)
+        if not broker.capabilities.find:
+            self._store_pending([m for letter in broker.dead(queue, len(ids), ids) if (m := self._readable(letter))])
+        return broker.replay(queue, ids)
+
+    def _readable(self, letter: Waiting) -> Message | None:
+        try:
+            return message_in(self.app.sealing, letter.body, letter.id)
+        except DecodeError:
+            return None
+
     def _store_pending(self, messages: Sequence[Message]) -> None:
-        backend = self.app.backend
-        wanted = [message for message in messages if not message.ignore_result]
-        if backend is not None and wanted:
-            backend.store([record(m.id, about(m, states.PENDING), 0) for m in wanted], self.app.conf.result_expires)
+        pending = [
+            record(self.app, m.id, about(m, states.PENDING), 0, reply_to=m.reply_to)
+            for m in messages
+            if not m.ignore_result
+        ]
+        if pending:
+            self.app.connections.store(pending, self.app.conf.result_expires)
 
 
 def _around(middleware: Middleware, call_next: Callable[[Message], Message]) -> Callable[[Message], Message]:

@@ -19,6 +19,8 @@ import msgspec
 from msgspec import inspect
 
 from .errors import UrlError
+from .queues import read_queue
+from .routers import read_routes
 from .urls import Url, mask, nearest
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -40,7 +42,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     #: "seconds", "bytes" or "" for what has no unit.
     unit: str
-    #: "url", "timezone" or "": text of a special form.
+    #: "url", "urls", "timezone", "queues", "routes", "secrets" or "": what is read in a way of its own.
     form: str
     #: Celery's name for the same thing; "" when Celery has no such setting.
     celery: str
@@ -107,6 +109,13 @@ def read_value(setting: Setting, value: Any) -> Any:
         value = read_seconds(value)
     elif setting.form == "url":
         value = _url(value, setting)
+    elif setting.form == "queues":
+        value = _queues(_list(value))
+    elif setting.form == "routes":
+        value = read_routes(_routes(value))
+    elif setting.form == "urls":
+        several = value if isinstance(value, list | tuple) else str(value).split(";")
+        value = ";".join(_url(_opened(each), setting) for each in several) or None
     elif isinstance(setting.shape, inspect.BoolType):
         value = _bool(value)
     elif isinstance(setting.shape, inspect.ListType):
@@ -156,7 +165,7 @@ def _opened(value: Any) -> Any:
 
 def _url(value: Any, setting: Setting) -> str:
     text = str(value).strip()
-    if text == "disabled" and setting.name == "result_backend":
+    if text == "disabled" and setting.name in ("result_backend", "store_url"):
         return text
     try:
         Url.parse(text)
@@ -185,6 +194,19 @@ def _list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _queues(value: Any) -> Any:
+    return [read_queue(one) for one in value] if isinstance(value, list) else value
+
+
+def _routes(value: Any) -> Any:
+    """Return routes that were written as text - JSON, or paths of functions with commas - as table or list."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return {}
+    return _json(value) if value.lstrip()[0] in "[{" else _list(value)
+
+
 def _table(value: Any, setting: Setting) -> Any:
     if isinstance(value, str):
         value = _json(value) if value.strip() else {}
@@ -193,6 +215,8 @@ def _table(value: Any, setting: Setting) -> Any:
     if isinstance(setting.shape, inspect.TypedDictType):
         _check_keys(value, setting.shape)
         return {**setting.default, **value}
+    if setting.form == "secrets":
+        return {key: _opened(entry) for key, entry in value.items()}
     for entry in value.values():
         if isinstance(entry, Mapping) and (kind := _typed_dict(setting.shape)) is not None:
             _check_keys(entry, kind)

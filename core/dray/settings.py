@@ -16,6 +16,8 @@ from msgspec import Meta
 
 from .celery_settings import instead
 from .errors import SettingError
+from .message import Queue
+from .routers import Priority, QueueName, RouteOptions, ShortText
 from .setting_values import Setting, describe_setting, read_value
 from .urls import mask, nearest
 
@@ -33,19 +35,32 @@ Positive = Annotated[float, Meta(gt=0, extra={"unit": "seconds"})]
 Bytes = Annotated[int, Meta(ge=1, extra={"unit": "bytes"})]
 Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
-Priority = Annotated[int, Meta(ge=0, le=9)]
-QueueName = Annotated[str, Meta(pattern=r"\A\S{1,128}\Z", extra={"takes": "queue name without whitespace"})]
 Place = Annotated[str, Meta(extra={"form": "url", "takes": "URL"})]
+Places = Annotated[str, Meta(extra={"form": "urls", "takes": "URL, or several"})]
 Name = Annotated[str, Meta(min_length=1, extra={"takes": "name"})]
 Module = Annotated[str, Meta(min_length=1, extra={"takes": "module"})]
 TaskPattern = Annotated[str, Meta(min_length=1, extra={"takes": "task name or pattern"})]
-
-
-class RouteOptions(TypedDict, total=False):
-    """Where `task_routes` sends a task. What is left out is decided by the task or the defaults."""
-
-    queue: QueueName
-    priority: Priority
+KeyId = Annotated[str, Meta(pattern=r"\A[\w.:\-]{1,64}\Z", extra={"takes": "key id"})]
+#: Texts of which only those are shown that point to the secret.
+Secrets = Annotated[
+    dict[KeyId, Annotated[str, Meta(min_length=1, extra={"takes": "'env:NAME', 'file:PATH' or the secret itself"})]],
+    Meta(extra={"form": "secrets"}),
+]
+#: Names, tables and the queues of kombu are read into queues by `dray.queues`.
+Queues = Annotated[
+    list[Queue], Meta(extra={"form": "queues", "takes": "list of queue names, tables (name, exchange ...) and Queues"})
+]
+#: What `dray.routers` reads.
+Routers = Annotated[
+    dict[TaskPattern, QueueName | RouteOptions] | list[Any],
+    Meta(
+        extra={
+            "form": "routes",
+            "takes": "table of task name or pattern -> queue name or table of queue, priority, exchange, routing_key; "
+            "or function or its path; or list of all these",
+        }
+    ),
+]
 
 
 class PublishRetryPolicy(TypedDict, total=False):
@@ -93,12 +108,35 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
     """
 
     broker_url: Annotated[
-        Place | None, _of("Connections", "Where messages wait; None: the broker that is built in, in a local file.")
+        Places | None,
+        _of(
+            "Connections",
+            "Where messages wait; several (a list, or ';' between them): the others stand by; None: a local file.",
+        ),
     ] = None
+    broker_failover: Annotated[
+        Literal["ordered", "shuffle"],
+        _of("Connections", "In which order several broker URLs are tried.", "broker_failover_strategy"),
+    ] = "ordered"
     result_backend: Annotated[
         Place | None,
         _of("Connections", "Where results are kept; None: beside the messages; 'disabled': nowhere."),
     ] = None
+    store_url: Annotated[
+        Place | None,
+        _own(
+            "Connections",
+            "A second broker that keeps what the first cannot: long delays, revocations, delivery counts; "
+            "None: where results are kept, if that can do it; 'disabled': none.",
+        ),
+    ] = None
+    store_remember: Annotated[
+        Seconds,
+        _own(
+            "Connections",
+            "How long the store remembers what is done, on brokers that deliver twice now and then; 0: not.",
+        ),
+    ] = 60.0
 
     task_serializer: Annotated[Name, _of("Messages", "How the arguments of tasks are written.")] = "json"
     result_serializer: Annotated[Name, _of("Messages", "How results are written.")] = "json"
@@ -116,6 +154,21 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
     task_max_message_bytes: Annotated[
         Bytes, _own("Messages", "Largest body that is sent or read, before and after unpacking.")
     ] = 16 * 1024 * 1024
+
+    message_security: Annotated[
+        Name | None,
+        _own(
+            "Security",
+            "How messages and results are protected: 'hmac' or 'ed25519' (signed), 'aes-gcm' (encrypted); None: not.",
+        ),
+    ] = None
+    message_keys: Annotated[
+        Secrets, _own("Security", "The keys for that by id: the first one that can seals, all of them open.")
+    ] = {}
+    message_security_accept: Annotated[
+        list[Name],
+        _own("Security", "What is read besides `message_security`, during a change: seals, 'none' for what has none."),
+    ] = []
 
     result_expires: Annotated[Seconds | None, _of("Results", "How long results are kept; None or 0: for ever.")] = (
         86400.0
@@ -152,15 +205,25 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         Priority, _of("Routing", "The priority of tasks that name none: 0 to 9, 9 is the most urgent.")
     ] = 0
     task_queues: Annotated[
-        list[QueueName] | None, _of("Routing", "The queues there are, which a worker without -Q takes from; None: any.")
+        Queues | None, _of("Routing", "The queues there are, which a worker without -Q takes from; None: any.")
+    ] = None
+    task_default_exchange: Annotated[
+        Annotated[ShortText, Meta(min_length=1, extra={"takes": "name"})] | None,
+        _of(
+            "Routing",
+            "The exchange of queues and sendings that say a routing key only; None: one called like the default queue.",
+        ),
+    ] = None
+    task_default_exchange_type: Annotated[
+        Literal["direct", "topic", "fanout"], _of("Routing", "The type of that exchange.")
+    ] = "direct"
+    task_default_routing_key: Annotated[
+        ShortText | None, _of("Routing", "The routing key of sendings that say an exchange only.")
     ] = None
     task_create_missing_queues: Annotated[
         bool, _of("Routing", "False: sending to a queue that `task_queues` does not name is an error.")
     ] = True
-    task_routes: Annotated[
-        dict[TaskPattern, QueueName | RouteOptions],
-        _of("Routing", "Where tasks go, by name or pattern: a queue, or a table of queue and priority."),
-    ] = {}
+    task_routes: Annotated[Routers, _of("Routing", "Where tasks go, by name or pattern, or as functions say.")] = {}
 
     task_default_max_retries: Annotated[
         CountOrZero | None, _own("Retries", "Most retries of a task that does not say; None: no limit.")
@@ -293,18 +356,18 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
 
     def shown(self) -> dict[str, str]:
         """Return every setting's value as text for people, passwords masked."""
-        return {name: mask(repr(getattr(self, name))) for name in settings_table()}
+        return {name: show_value(setting, getattr(self, name)) for name, setting in settings_table().items()}
 
     def __post_init__(self) -> None:
         super().__setattr__("_origins", {})
         self.update({name: getattr(self, name) for name in self._changed()})
 
     def __repr__(self) -> str:
-        changed = ", ".join(f"{name}={mask(repr(getattr(self, name)))}" for name in self._changed())
-        return f"Settings({changed})"
+        return f"Settings({', '.join(f'{name}={text}' for name, text in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [(name, mask(repr(getattr(self, name)))) for name in self._changed()]
+        table = settings_table()
+        return [(name, show_value(table[name], getattr(self, name))) for name in self._changed()]
 
     def _changed(self) -> list[str]:
         return [name for name, setting in settings_table().items() if getattr(self, name) != setting.default]
@@ -344,6 +407,13 @@ def read_setting(name: str, value: Any, origin: str = "code") -> Any:
     return None if name == "result_expires" and read == 0 else read
 
 
+def show_value(setting: Setting, value: Any) -> str:
+    """Return a setting's value as text for people: without passwords and secrets, but with what points to them."""
+    if setting.form == "secrets":
+        value = {id: text if text.startswith(("env:", "file:")) else "***" for id, text in value.items()}
+    return mask(repr(value))
+
+
 def hint(name: str) -> str:
     """Return what to say of an unknown setting: "; what dray does instead", "; did you mean ...?" or nothing."""
     plain = str(name).lower().removeprefix("dray_").removeprefix("celery_")
@@ -366,7 +436,9 @@ def _sentence(text: str) -> str:
 
 
 def _short(value: Any, setting: Setting) -> str:
+    if setting.form == "secrets":
+        return "(not shown)"
     text = mask(repr(value))
-    if setting.form == "url" and "@" in text and mask(text) == repr(value):
+    if setting.form in ("url", "urls") and "@" in text and mask(text) == repr(value):
         return "(not shown)"
     return text if len(text) <= 80 else text[:77] + "..."

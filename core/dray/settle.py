@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import states
-from .backend import Record
 from .broker import Consumer
 from .errors import (
     BackendError,
@@ -33,7 +32,7 @@ from .errors import (
 from .job import Ended, Job
 from .message import Delivery, Envelope
 from .outcome import Done, Failed, Rejected, Released, Requeued
-from .report import Failure, Report, rank, record
+from .report import Failure, Kept, Report, rank, record
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -105,7 +104,7 @@ class Settler:
         self._settled = settled
         self._parked = parked
         self._lease = lease
-        self._queue: SimpleQueue[_Entry | Record | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Entry | Kept | None] = SimpleQueue()
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._broker = _Outage("broker", "broker", app)
         self._backend = _Outage("result backend", "backend", app)
@@ -123,7 +122,7 @@ class Settler:
         """Take what a run came to."""
         self._queue.put(_Entry(job, ended))
 
-    def note(self, state: Record) -> None:
+    def note(self, state: Kept) -> None:
         """Take a state to store, in order with the outcomes."""
         self._queue.put(state)
 
@@ -140,7 +139,7 @@ class Settler:
 
     def _run(self) -> None:
         entries: list[_Entry] = []
-        notes: list[Record] = []
+        notes: list[Kept] = []
         while True:
             if self._closing.is_set() and not entries and not notes and self._queue.empty():
                 return
@@ -154,7 +153,7 @@ class Settler:
             except Exception:
                 entries = self._one_by_one(entries, notes)
 
-    def _gather(self, entries: list[_Entry], notes: list[Record]) -> None:
+    def _gather(self, entries: list[_Entry], notes: list[Kept]) -> None:
         """Add what is in the queue to what is left over from before, waiting while there is nothing to do.
 
         What is left over waits for the broker or the backend: then this returns when the pause is over.
@@ -170,7 +169,7 @@ class Settler:
             self._given_up.wait(GATHER)
             self._take(entries, notes, BATCH - came, 0.0)
 
-    def _take(self, entries: list[_Entry], notes: list[Record], most: int, wait: float | None) -> int:
+    def _take(self, entries: list[_Entry], notes: list[Kept], most: int, wait: float | None) -> int:
         """Move up to `most` items out of the queue, waiting for the first one only; return how many there were."""
         get, came = self._queue.get, 0
         try:
@@ -187,7 +186,7 @@ class Settler:
             pass
         return came
 
-    def _round(self, entries: list[_Entry], notes: list[Record]) -> list[_Entry]:
+    def _round(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
         """Bring every outcome as far as it goes now; return those that have to wait for the backend."""
         ours = self._ours(entries)
         self._publish(ours)
@@ -195,7 +194,7 @@ class Settler:
         self._finish([entry for entry in ours if entry.stored])
         return waiting
 
-    def _one_by_one(self, entries: list[_Entry], notes: list[Record]) -> list[_Entry]:
+    def _one_by_one(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
         """Settle each outcome by itself after a round has failed, so that a bad one does not take the others along.
 
         Return those that have to wait. When the broker refuses one and all, it is not the outcome that is bad: then
@@ -285,14 +284,14 @@ class Settler:
         entry.ended = Ended(Rejected(f"what should follow it cannot be sent: {reason}"), entry.ended.report)
         entry.published = True
 
-    def _store(self, entries: list[_Entry], notes: list[Record]) -> list[_Entry]:
+    def _store(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
         wanted = [entry for entry in entries if not entry.stored]
         if not wanted and not notes:
             return []
         if self._backend.away and self._app.clock.monotonic() < self._backend.next_try:
             return self._wait(wanted, notes)
         try:
-            self._write([*notes, *(_record(entry) for entry in wanted)])
+            self._write([*notes, *(self._record(entry) for entry in wanted)])
         except BackendUnavailable as error:
             self._backend.lost(error)
             return self._wait(wanted, notes)
@@ -303,15 +302,21 @@ class Settler:
             entry.stored = True
         return []
 
-    def _write(self, records: Sequence[Record]) -> None:
-        backend = self._app.backend
-        if backend is not None and records:
+    def _write(self, records: Sequence[Kept]) -> None:
+        if records:
             if self._backend.away:
-                backend.open()
-            backend.store(records, self._app.conf.result_expires)
+                self._app.connections.reopen_backends()
+            self._app.connections.store(records, self._app.conf.result_expires)
             self._backend.found()
 
-    def _wait(self, entries: list[_Entry], notes: list[Record]) -> list[_Entry]:
+    def _record(self, entry: _Entry, report: Report | None = None) -> Kept:
+        job, report = entry.job, report or entry.ended.report
+        assert report is not None
+        message = job.message
+        place = rank(message, job.delivery.delivery_count)
+        return record(self._app, message.id, report, place, reply_to=message.reply_to)
+
+    def _wait(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
         """Let outcomes wait for the backend, without keeping their slots from tasks that need no backend."""
         # Of each task only the latest state matters, however often it reports while nobody listens.
         notes[:] = {note.id: note for note in notes}.values()
@@ -321,7 +326,7 @@ class Settler:
                 entry.parked = True
         return entries
 
-    def _refused(self, entries: list[_Entry], notes: list[Record], error: BackendError) -> list[_Entry]:
+    def _refused(self, entries: list[_Entry], notes: list[Kept], error: BackendError) -> list[_Entry]:
         """Store one by one what the backend refused together; return what has to wait.
 
         What it refuses by itself (too large, say) becomes a failure that says so. When it refuses even that, it is the
@@ -335,11 +340,11 @@ class Settler:
             assert report is not None
             try:
                 try:
-                    self._write([_record(entry)])
+                    self._write([self._record(entry)])
                 except BackendUnavailable:
                     raise
                 except BackendError as reason:
-                    self._write([_record(entry, _unstorable(report, reason))])
+                    self._write([self._record(entry, _unstorable(report, reason))])
                     logger.exception("%s[%s]: its result was refused", entry.job.message.task, entry.job.message.id)
             except BackendError as worse:
                 self._backend.lost(worse)
@@ -401,12 +406,6 @@ class Settler:
             ", ".join(d.id for d in deliveries[:5]),
         )
         self._app.notify("lease-lost", ids=[delivery.id for delivery in deliveries])
-
-
-def _record(entry: _Entry, report: Report | None = None) -> Record:
-    job, report = entry.job, report or entry.ended.report
-    assert report is not None
-    return record(job.message.id, report, rank(job.message, job.delivery.delivery_count))
 
 
 def _unstorable(report: Report, reason: Exception) -> Report:

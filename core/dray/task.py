@@ -33,6 +33,7 @@ from .options import (
 from .report import progress
 from .result import AsyncResult
 from .retries import RetryPolicy, read_policy, seconds
+from .routes import NOWHERE
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -47,16 +48,24 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """A task's options with all gaps filled: from `task_annotations`, then the task, then the settings."""
 
     queue: str | None
+    exchange: str | None
+    routing_key: str | None
     priority: int | None
+    key: str | None
+    ordered: bool
     expires: float | None
     serializer: str
     compression: str | None
     acks_late: bool
     ignore_result: bool
+    #: URL of its own result backend, or "".
+    backend: str
     store_errors: bool
     track_started: bool
     dead_letter: bool
     max_deliveries: int
+    #: Which arguments are not to be shown (`Parameters.marks`).
+    sensitive: tuple[int | str, ...]
     policy: RetryPolicy
 
 
@@ -83,6 +92,8 @@ class Task(Generic[P, R]):
         check_task_options(self.options, self.name)
         # Read once now, so that a bad retry option is an error at the declaration; the defaults come later.
         read_policy(self.options, default_max=3, default_delay=0, task=self.name)
+        if "sensitive" in given:
+            Parameters.of(function, bound=bind, name=self.name, sensitive=given["sensitive"]).check_sensitive()
         self.is_async = iscoroutinefunction(function)
         self._checked = bool(self.options.get("typing", True))
         #: What `delay` starts from: a blank message made without options, outside any task.
@@ -116,11 +127,11 @@ class Task(Generic[P, R]):
         BrokerUnavailable when the broker stayed away for all of `retry_policy`. Safe from any thread.
         """
         call = positional(args, self.name), by_name(kwargs, self.name)
-        message = self._fill(self._blank(options), *call, options.get("task_id"))
+        message = self._fill(self._blank(options), options, *call, options.get("task_id"))
         if self.app.conf.task_always_eager:
             return self.app.run_eagerly(self, message)
         (sent,) = self.app.sender.publish([message], self._pack, options)
-        return AsyncResult(sent.id, self.app, ignored=message.ignore_result, returns=self.parameters.returns)
+        return self._handle(sent)
 
     def delay_many(
         self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], **options: Unpack[SendOptions]
@@ -132,12 +143,11 @@ class Task(Generic[P, R]):
         if options.get("task_id") is not None:
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
         blank, fill = self._blank(options), self._fill
-        messages = (fill(blank, *one_of_many(call, self.name)) for call in calls)
+        messages = (fill(blank, options, *one_of_many(call, self.name)) for call in calls)
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
         sent = self.app.sender.publish(messages, self._pack, options)
-        returns = self.parameters.returns
-        return [AsyncResult(m.id, self.app, ignored=m.ignore_result, returns=returns) for m in sent]
+        return [self._handle(message) for message in sent]
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines: the event loop goes on while the broker answers."""
@@ -160,7 +170,7 @@ class Task(Generic[P, R]):
     ) -> AsyncResult[R]:
         """Run the task here and now with everything a worker does: conversion, hooks, retries (at once), result."""
         call = positional(args, self.name), by_name(kwargs, self.name)
-        message = self._fill(self._blank(options), *call, options.get("task_id"))
+        message = self._fill(self._blank(options), options, *call, options.get("task_id"))
         return self.app.run_eagerly(self, message)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
@@ -184,11 +194,34 @@ class Task(Generic[P, R]):
             self._plain = blank
         return blank
 
-    def _fill(self, blank: Message, args: tuple[Any, ...], kwargs: dict[str, Any], id: str | None = None) -> Message:
+    def _fill(
+        self,
+        blank: Message,
+        options: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        id: str | None = None,
+    ) -> Message:
         """Return the message of one call, its arguments checked against the signature."""
         if self._checked:
             self.parameters.check(args, kwargs)
-        return _replace(blank, id=id or self.app.new_id(), args=args, kwargs=kwargs)
+        message = _replace(blank, id=id or self.app.new_id(), args=args, kwargs=kwargs)
+        if message.queue or message.exchange:
+            return message
+        return self.app.routes.placed(message, options, self.resolved)
+
+    def _handle(self, sent: Message) -> AsyncResult[R]:
+        return AsyncResult(
+            sent.id,
+            self.app,
+            ignored=sent.ignore_result,
+            returns=self.parameters.returns,
+            backend=self.resolved.backend,
+        )
+
+    def AsyncResult(self, id: str) -> AsyncResult[R]:
+        """Return the handle on a call of this task, by its id."""
+        return AsyncResult(id, self.app, returns=self.parameters.returns, backend=self.resolved.backend)
 
     def _pack(self, message: Message, options: Mapping[str, Any]) -> Message:
         own = self.resolved
@@ -250,8 +283,10 @@ class Task(Generic[P, R]):
         record = progress(self.app, message, task_id or request.id, state, meta, request)
         if message is not None and request.note is not None:
             request.note(record)
-        elif not (message is not None and self.app.backend is None):  # as in a worker: nobody keeps it, nobody minds
-            self.app.backend_for_writing().store([record], self.app.conf.result_expires)
+        elif message is not None:  # as in a worker: if nobody keeps it, nobody minds
+            self.app.connections.store([record], self.app.conf.result_expires)
+        else:
+            self.app.backend_for_writing(record.backend).store([record], self.app.conf.result_expires)
 
     # To override in a base class. Called in the thread (or, for `async def`, awaited on the loop) that ran the task.
 
@@ -281,7 +316,10 @@ class Task(Generic[P, R]):
     @cached_property
     def parameters(self) -> Parameters:
         """The signature, read once."""
-        return Parameters.of(self.function, bound=self.bind, name=self.name)
+        said = {**self.options, **self.app.annotations(self.name)}
+        return Parameters.of(
+            self.function, bound=self.bind, name=self.name, sensitive=frozenset(said.get("sensitive", ()))
+        )
 
     @property
     def max_retries(self) -> int | None:
@@ -303,16 +341,22 @@ class Task(Generic[P, R]):
         expires = said.get("expires")
         return Resolved(
             queue=said.get("queue"),
+            exchange=said.get("exchange"),
+            routing_key=said.get("routing_key"),
             priority=said.get("priority"),
+            key=said.get("key"),
+            ordered=bool(said.get("ordered")),
             expires=None if expires is None else seconds(expires, "expires", self.name),
             serializer=said.get("serializer") or conf.task_serializer,
             compression=said.get("compression", conf.task_compression),
             acks_late=said.get("acks_late", conf.task_acks_late),
             ignore_result=said.get("ignore_result", conf.task_ignore_result),
+            backend=said.get("backend") or "",
             store_errors=said.get("store_errors_even_if_ignored", conf.task_store_errors_even_if_ignored),
             track_started=said.get("track_started", conf.task_track_started),
             dead_letter=said.get("dead_letter", False),
             max_deliveries=said.get("max_deliveries", conf.task_max_deliveries),
+            sensitive=self.parameters.marks,
             policy=read_policy(
                 said,
                 default_max=conf.task_default_max_retries,
@@ -337,7 +381,10 @@ class AsyncTask(Task[P, R]):
 
 
 def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolved | None) -> Message:
-    """Build what calls have in common, from the options given, the task's own, the routes and the settings."""
+    """Build what calls have in common, from the options given, the task's own, the routes and the settings.
+
+    Where only the arguments tell where a call goes it has no queue yet, and `Routes.placed` gives it one.
+    """
     now = app.clock.time()
     running = current.get()
     headers = dict(options.get("headers") or ())
@@ -347,12 +394,12 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
         for header in TRACE_HEADERS:
             if header in running.headers:
                 headers.setdefault(header, running.headers[header])
-    queue, priority = options.get("queue"), options.get("priority")
-    if queue is None or priority is None:
-        route = app.route(name)
-        queue = queue or (own.queue if own else None) or route.queue
-        if priority is None:
-            priority = own.priority if own and own.priority is not None else route.priority
+    route = app.routes.place(name, options, own) or NOWHERE
+    key, ordered = options.get("key"), options.get("ordered")
+    if own is not None:
+        key, ordered = own.key if key is None else key, own.ordered if ordered is None else ordered
+    if ordered and key is None:
+        raise TaskOptionError(f"sending {name}: ordered=True keeps the order of a key; say which, key=...")
     eta, expires, ignore = options.get("eta"), options.get("expires"), options.get("ignore_result")
     if eta is None and (countdown := options.get("countdown")) is not None:
         eta = countdown
@@ -361,8 +408,8 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
     return Message(
         id="",
         task=name,
-        queue=queue,
-        priority=priority,
+        queue=route.queue,
+        priority=route.priority,
         created=now,
         eta=None if eta is None else instant(eta, now, "countdown", name, app.zone),
         expires=None if expires is None else instant(expires, now, "expires", name, app.zone),
@@ -373,6 +420,11 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
         link_error=steps(options.get("link_error"), "link_error", app),
         headers=headers,
         origin=app.origin,
+        sensitive=own.sensitive if own is not None else (),
+        key=key,
+        ordered=bool(ordered),
+        exchange=route.exchange,
+        routing_key=route.routing_key,
     )
 
 

@@ -34,6 +34,8 @@ class Triage:
     def __init__(self, app: Dray, execution: Execution) -> None:
         self.app = app
         self._execution = execution
+        # Looked up here: a key that is missing is an error of the worker that starts, and not of each message.
+        self._sealing = app.sealing
 
     def look(self, delivery: Delivery, lease_until: float) -> tuple[Job, Outcome | None]:
         """Read the metadata, and return an outcome at once for what must not, or cannot, be run."""
@@ -44,10 +46,16 @@ class Triage:
                     f"{len(delivery.body):,} bytes are more than task_max_message_bytes allows "
                     f"({conf.task_max_message_bytes:,})"
                 )
-            message = unpack(delivery.body)
+            if self._sealing is None:
+                message = unpack(delivery.body)
+            else:
+                message = self._sealing.message(delivery.body, delivery.id)
         except (DecodeError, ValueError, RecursionError) as error:
             unreadable = Message(id=delivery.id, task="(unreadable)", queue=delivery.queue, ignore_result=True)
             return Job(delivery, unreadable, self._no_task, lease_until), Rejected(f"unreadable: {error}")
+        if not message.queue:
+            # It came through an exchange. From here on, retries included, it is this queue's alone.
+            message = message.but(queue=delivery.queue, exchange="", routing_key="")
         task = app.tasks.get(message.task)
         if task is None:
             return Job(delivery, message, self._no_task, lease_until), self._unknown(message)

@@ -47,7 +47,7 @@ logger = logging.getLogger("dray.worker")
 #: Seconds one `receive` waits; a stop is noticed within that.
 WAIT = 0.2
 #: Seconds between two tries to reconnect: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 #: Seconds in which nothing has ended, after which what waits for a slot is given back.
 SHARE_AFTER = 1.0
 #: Seconds for settling what is left after the grace.
@@ -98,10 +98,10 @@ class Worker:
         if self._chosen:
             return self._chosen
         conf = self.app.conf
-        named = [*(conf.task_queues or ()), conf.task_default_queue]
+        named = [*(queue.name for queue in conf.task_queues or ()), conf.task_default_queue]
         named += [self.app.route(name).queue for name in sorted(self.app.tasks)]
-        named += [task.resolved.queue for _, task in sorted(self.app.tasks.items()) if task.resolved.queue]
-        return list(dict.fromkeys(named))
+        named += [self.app.routes.queue_of(name, task.resolved) for name, task in sorted(self.app.tasks.items())]
+        return list(dict.fromkeys(filter(None, named)))
 
     # Life
 
@@ -219,7 +219,7 @@ class Worker:
         """Return for each queue the one kind of task ("def" or "async") that it can be told beforehand to bring."""
         kinds: dict[str, set[str]] = {}
         for name, task in self.app.tasks.items():
-            queue = task.resolved.queue or self.app.route(name).queue
+            queue = self.app.routes.queue_of(name, task.resolved)
             kinds.setdefault(queue, set()).add("async" if task.is_async else "def")
         every = set().union(*kinds.values())
         said = {queue: kinds.get(queue, every) for queue in queues}
@@ -346,10 +346,10 @@ class Worker:
 
     def _remember(self, messages: Sequence[Message]) -> None:
         """Store that these exist: once they are acked, the broker cannot tell a running task from an unknown id."""
-        records = [record(message.id, about(message, states.PENDING), 0) for message in messages]
+        records = [record(self.app, m.id, about(m, states.PENDING), 0, reply_to=m.reply_to) for m in messages]
         try:
-            if records and (backend := self.app.backend) is not None:
-                backend.store(records, self.app.conf.result_expires)
+            if records:
+                self.app.connections.store(records, self.app.conf.result_expires)
         except BackendError as error:
             logger.warning("%d task(s) run unknown to the result backend: %s", len(records), error)
 

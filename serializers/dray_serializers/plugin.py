@@ -1,4 +1,4 @@
-"""Contribute the built-in serializers and compressions to dray."""
+"""Contribute the built-in serializers, compressions and seals to dray."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dray import hookimpl
 
 dray_api = (1, 0)
+extras = {"ed25519": "crypto", "aes-gcm": "crypto"}
 
 
 @hookimpl
@@ -21,3 +22,11 @@ def register_serializers(register: Callable[[str, str], None]) -> None:
 def register_codecs(register: Callable[[str, str], None]) -> None:
     register("gzip", "dray_serializers.compression:Gzip")
     register("zstd", "dray_serializers.compression:Zstd")
+    register("brotli", "dray_serializers.compression:Brotli")
+
+
+@hookimpl
+def register_seals(register: Callable[[str, str], None]) -> None:
+    register("hmac", "dray_serializers.signing:Hmac")
+    register("ed25519", "dray_serializers.ed25519:Ed25519")
+    register("aes-gcm", "dray_serializers.encryption:AesGcm")

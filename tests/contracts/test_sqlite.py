@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 from dray import Broker, Url
@@ -17,6 +18,10 @@ class TestSqliteBroker(BrokerContract):
     def cut(self, broker: Broker) -> None:
         assert isinstance(broker, SqliteBroker)
         broker._file.close()
+
+    def caller_connection(self, broker: Broker) -> sqlite3.Connection:
+        assert isinstance(broker, SqliteBroker)
+        return sqlite3.connect(broker._file.path)
 
 
 class TestSqliteBackend(ResultBackendContract):

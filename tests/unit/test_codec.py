@@ -71,19 +71,22 @@ def test_metadata_is_a_map_under_short_names_without_what_is_at_its_default() ->
 
 def test_every_field_has_its_short_name() -> None:
     step = Step(
-        task="s", payload=b"x", content_type="a/b", content_encoding="gzip", immutable=True, options={"queue": "z"}
-    )
+        task="s", payload=b"x", content_type="a/b", content_encoding="gzip", immutable=True, options={"queue": "z"},
+        sensitive=("pin",),
+    )  # fmt: skip
     full = Message(
         id="i", task="t", queue="q", priority=3, created=1.0, eta=2.0, expires=3.0, retries=4, handed_back=5,
         root_id="r", parent_id="p", content_type="application/x-msgpack", content_encoding="zstd", ignore_result=True,
         link=(step,), link_error=(Step(task="e", payload=b"", link=(step,)),), headers={"h": [1, None]}, origin="1@h",
+        key="c-7", ordered=True, exchange="e", routing_key="a.b", reply_to="r", sensitive=(1, "pin"),
         payload=b"\x00\xff",
     )  # fmt: skip
-    written = {"t": "s", "b": b"x", "ct": "a/b", "ce": "gzip", "im": True, "o": {"queue": "z"}}
+    written = {"t": "s", "b": b"x", "ct": "a/b", "ce": "gzip", "im": True, "o": {"queue": "z"}, "se": ["pin"]}
     assert parts(pack(full))[2] == {
         "id": "i", "t": "t", "q": "q", "p": 3, "ts": 1.0, "nb": 2.0, "x": 3.0, "n": 4, "hb": 5, "r": "r", "pa": "p",
         "ct": "application/x-msgpack", "ce": "zstd", "ir": True, "l": [written],
         "le": [{"t": "e", "b": b"", "l": [written]}], "h": {"h": [1, None]}, "og": "1@h",
+        "k": "c-7", "ko": True, "ex": "e", "rk": "a.b", "rt": "r", "se": [1, "pin"],
     }  # fmt: skip
     assert unpack(pack(full)) == full
     travelling = {field.encode_name for field in msgspec.structs.fields(Message)} - {"-args", "-kwargs", "-payload"}
@@ -142,6 +145,7 @@ def test_a_body_cut_off_anywhere_is_refused_and_never_half_understood(dray_app: 
         (b"\xd7D", "not a dray message"),
         (b"\xd7D2\x00\x01x", r"written by another dray \(wire version b'2', flags 0\); this one reads version b'1'"),
         (b"\xd7D1\x01\x01x", r"written by another dray \(wire version b'1', flags 1\)"),
+        (b"\xd7D1\x10\x01x", "it is sealed, and neither message_security nor message_security_accept is set here"),
         (b"\xd7D1\x00", "truncated"),
         (b"\xd7D1\x00\x05abc", "truncated: the metadata should be 5 bytes and 3 are there"),
         (b"\xd7D1\x00\x80", "truncated: the length of the metadata has no end"),
@@ -188,9 +192,40 @@ def celery(body: bytes) -> bytes:
     ).encode()
 
 
-def test_a_message_of_celerys_is_recognised() -> None:
-    with pytest.raises(DecodeError, match="this is a Celery message"):
-        unpack(celery(b"[[1, 2], {}, {}]"))
+EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+CELERYS = {
+    "in Redis": celery(b"[[1, 2], {}, {}]"),
+    "in Redis, with spaces around it": b"  " + celery(b"[[1, 2], {}, {}]") + b"\n",
+    "in SQS": base64.b64encode(celery(b"[[1, 2], {}, {}]")),
+    "in a queue of RabbitMQ": b'[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]',
+    "by a client that embeds nothing": b"[[2, 3], {}, {}]",
+    "by a client that embeds null": b"[[2, 3], {}, null]",
+    "in msgpack": b"\x93\x92\x02\x03\x80\x84\xa9callbacks\xc0\xa8errbacks\xc0\xa5chain\xc0\xa5chord\xc0",
+    "in msgpack, embedding nothing": b"\x93\x92\x02\x03\x80\x80",
+    "in yaml": b"- [2, 3]\n- {}\n- {callbacks: null, chain: null, chord: null, errbacks: null}\n",
+    "in a pickle": pickle.dumps(([2, 3], {}, EMBED), protocol=4),
+    "of protocol 1": b'{"task": "shop.add", "id": "1", "args": [2, 3], "kwargs": {}, "retries": 0, "eta": null}',
+    "larger than is looked into": celery(b"x" * 2_000_000),
+}
+
+
+@pytest.mark.parametrize("body", CELERYS.values(), ids=CELERYS)
+def test_a_message_of_celerys_is_recognised(body: bytes) -> None:
+    with pytest.raises(DecodeError, match="^this is a Celery message: dray and Celery take their messages from queues"):
+        unpack(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[[2, 3], {}]", b"[1, 2, 3]", b"[[1], [2], [3]]", b'{"body": "x"}', b'{"task": "a", "id": "b"}', b"null",
+        base64.b64encode(b'{"actor_name": "add", "args": []}'), b"[" * 100_000, b'{"a":' * 100_000, b"{\xff}",
+        pickle.dumps({"task": "a"}), b"\x93\x92\x02\x03\x80", b"Y2FydA==", b"Y2FydA",
+    ],
+)  # fmt: skip
+def test_what_only_resembles_a_message_of_celerys_is_not_taken_for_one(body: bytes) -> None:
+    with pytest.raises(DecodeError, match="^not a dray message: it begins with"):
+        unpack(body)
 
 
 # Arguments
@@ -254,6 +289,8 @@ PLANTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated": (lambda: pack(MESSAGE)[:20], "unreadable: truncated"),
     "no text": (lambda: b"\xd7D1\x00\x0a\x82\xa2id\xa1\xff\xa1t\xa1t", "unreadable: the metadata cannot be read"),
     "celery": (lambda: celery(b"[]"), "unreadable: this is a Celery message"),
+    "celery on SQS": (lambda: base64.b64encode(celery(b"[]")), "unreadable: this is a Celery message"),
+    "celery on RabbitMQ": (lambda: CELERYS["in a queue of RabbitMQ"], "unreadable: this is a Celery message"),
     "unknown task": (lambda: pack(MESSAGE.but(task="no.such.task")), "unknown task 'no.such.task'"),
     "no json": (lambda: _call(payload=b"not json"), "its arguments cannot be used"),
     "missing argument": (lambda: _call(payload=b"[[],{}]"), "its arguments cannot be used.*got no value for 'x'"),
@@ -335,6 +372,12 @@ messages = st.builds(
     link_error=steps,
     headers=st.dictionaries(text, plain, max_size=3),
     origin=text,
+    key=st.none() | text,
+    ordered=st.booleans(),
+    exchange=text,
+    routing_key=text,
+    reply_to=text,
+    sensitive=st.lists(text | st.integers(0, 9), max_size=2).map(tuple),
     payload=st.binary(max_size=200),
 )
 

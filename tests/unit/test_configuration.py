@@ -42,7 +42,10 @@ def something_else(row: Row) -> str:
     texts = {
         "true or false": "no" if row.default == "True" else "yes",
         "URL": "memory://",
+        "URL, or several": "memory://;sqlite:///a.db",
         "'strict' or 'weighted'": "weighted",
+        "'ordered' or 'shuffle'": "shuffle",
+        "'direct' or 'fanout' or 'topic'": "topic",
         "task_annotations": '{"*": {"queue": "slow"}}',
         "task_publish_retry_policy": '{"max_retries": 7}',
         "plugin_choices": '{"brokers.nats": "acme-nats/nats"}',
@@ -205,6 +208,11 @@ def test_a_module_gives_its_settings_and_nothing_else(module: types.ModuleType) 
     expected = {"task_serializer": "msgpack", "result_expires": 60}
     assert read_object(module) == expected
     assert read_object("shop_config") == expected
+
+
+def test_a_module_may_have_a_function_that_routes(module: types.ModuleType) -> None:
+    exec("def task_routes(name, args, kwargs, options): ...", module.__dict__)
+    assert read_object(module)["task_routes"] is module.__dict__["task_routes"]
 
 
 class Config:

@@ -52,8 +52,8 @@ def test_the_card_tells_sections_missing_capabilities_and_what_dray_makes_of_the
     assert "ok keeping 2/2" in words
     assert "needs cancel (2)" in words
     assert "needs priority_levels >= 2 (1)" in words
-    assert any(line.startswith("native delay (countdown, eta), lease and renewal,") for line in words)
-    assert any(line.startswith("refused priority,") for line in words)
+    assert any(line.startswith("native delay (countdown, eta), retry with delay, lease and renewal,") for line in words)
+    assert any(line.startswith("emulated priority,") for line in words)
 
 
 def test_a_failing_contract_shows_both_values(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ CORE = ROOT / "core" / "dray"
 
 FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
-    "ports": "broker backend serializer compressor middleware hookspecs executors",
+    "ports": "broker backend serializer compressor seal middleware hookspecs executors",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
-    "ids retries codec arguments",
-    "sending": "options routes context canvas report result task connections sender followups job execution shared app",
+    "queues routers ids retries codec foreign sealing arguments labels sub_queues assisted assisted_consumer failover "
+    "transactions",
+    "sending": "options routes context redaction canvas report result task connections sender followups job execution "
+    "shared app",
     "running": "credit triage settle leases worker",
     "doors": "cli testing __main__",
 }
@@ -93,7 +95,14 @@ def test_the_adapters_use_public_names_only() -> None:
 
 #: What one adapter package may use of another: how to talk to a server that is both broker and backend
 #: (docs/decisions/0009-one-connection-file-per-server.md).
-SHARED = {("backends", "dray_brokers.sqlite_file")}
+SHARED = {
+    ("backends", "dray_brokers.sqlite_file"),
+    ("backends", "dray_brokers.postgres_connection"),
+    ("backends", "dray_brokers.postgres_schema"),
+    ("backends", "dray_brokers.redis_connection"),
+    ("backends", "dray_brokers.redis_scripts"),
+    ("backends", "dray_brokers.rabbitmq_connection"),
+}
 
 
 def test_the_adapter_packages_share_connections_and_nothing_else() -> None:

@@ -297,7 +297,10 @@ def test_an_unknown_name_is_answered_with_what_there_is() -> None:
     with pytest.raises(UnknownPlugin) as caught:
         plugins.find("brokers", "memori")
     said = str(caught.value)
-    assert said.startswith("no broker called 'memori' is installed; did you mean 'memory'? Installed: memory, sqlite")
+    assert said.startswith("no broker called 'memori' is installed; did you mean 'memory'? Installed: ")
+    assert {"kombu+...", "memory", "redis", "sqlite"} <= set(
+        said.partition("Installed: ")[2].partition(".  ")[0].split(", ")
+    )
     assert "Not loaded: broken (dray-broken 1.0): named in disabled_plugins (code)." in said
 
 
@@ -378,6 +381,82 @@ def test_a_name_may_be_spelt_out_where_it_is_used() -> None:
 def test_a_choice_that_names_nobody_is_an_error(choices: dict[str, str], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         two_claimants(plugin_choices=choices).find("brokers", "nats")
+
+
+# Families: a name that ends in "+" answers for all that begin so
+
+
+def family(*points: Point, **conf: Any) -> Plugins:
+    return plugins_of(
+        Point("sql", Brokers(**{"db+": "json:dump", "db+fast+": "json:dumps", "db+exact": "json:load"}), "acme-sql"),
+        *points,
+        **conf,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("db+postgresql", "dump"),
+        ("db+mysql+pymysql", "dump"),
+        ("db+exact", "load"),
+        ("db+exactly", "dump"),
+        ("db+fast+any", "dumps"),
+        ("db+fast", "dump"),
+        ("db+", "dump"),
+        ("acme-sql/db+postgresql", "dump"),
+    ],
+)
+def test_the_name_itself_comes_first_then_the_longest_family(name: str, found: str) -> None:
+    assert family().find("brokers", name).__name__ == found
+
+
+def test_a_family_is_one_name_among_the_others() -> None:
+    assert {"db+", "db+fast+", "db+exact"} <= set(family().names("brokers"))
+
+
+@pytest.mark.parametrize("name", ["db", "dbx+postgresql", "xdb+postgresql"])
+def test_what_does_not_begin_like_the_family_is_not_of_it(name: str) -> None:
+    with pytest.raises(UnknownPlugin, match=f"no broker called '{name.replace('+', '[+]')}' is installed"):
+        family().find("brokers", name)
+
+
+def test_a_misspelt_family_is_answered_with_the_name_that_was_meant() -> None:
+    with pytest.raises(UnknownPlugin) as caught:
+        plugins_of(Point("sql", Brokers(**{"longname+": "json:dump"}))).find("brokers", "longnam+postgresql")
+    assert "; did you mean 'longname+postgresql'? Installed: " in str(caught.value)
+    assert "longname+..." in str(caught.value)
+
+
+def test_an_app_may_answer_for_a_family_in_the_place_of_others() -> None:
+    plugins = family()
+    assert plugins.find("brokers", "db+postgresql").__name__ == "dump"
+    plugins.register(Brokers(**{"db+": Dist}), name="mine")
+    assert plugins.find("brokers", "db+postgresql") is Dist
+    assert plugins.find("brokers", "db+exact").__name__ == "load"
+    plugins.register(Brokers(**{"db+postgresql": Point}), name="mine too")
+    assert plugins.find("brokers", "db+postgresql") is Point
+
+
+def test_two_claimants_of_a_family_are_settled_for_all_of_it_or_for_one_name() -> None:
+    rival = Point("rival", Brokers(**{"db+": "json:loads"}), "zeta-sql")
+    with pytest.raises(PluginError, match=r"2 plugins register a broker 'db[+]': .*: 'zeta-sql/db[+]'}"):
+        family(rival).find("brokers", "db+postgresql")
+    whole = family(rival, plugin_choices={"brokers.db+": "zeta-sql/db+"})
+    assert whole.find("brokers", "db+postgresql").__name__ == "loads"
+    single = family(rival, plugin_choices={"brokers.db+": "zeta-sql/db+", "brokers.db+mysql": "acme-sql/db+mysql"})
+    assert single.find("brokers", "db+mysql").__name__ == "dump"
+    assert single.find("brokers", "db+postgresql").__name__ == "loads"
+
+
+def test_a_missing_driver_of_a_family_is_named_with_the_extra_that_brings_it() -> None:
+    plugin = Brokers(**{"db+": "no_such_driver:Broker"})
+    plugin.extras = {"db+": "sqlalchemy", "nats+": "jetstream"}  # type: ignore[attr-defined]
+    plugins = plugins_of(Point("sql", plugin))
+    with pytest.raises(PluginError, match=r"pip install 'dray-sql\[sqlalchemy\]'"):
+        plugins.find("brokers", "db+postgresql")
+    with pytest.raises(UnknownPlugin, match=r"pip install 'dray-sql\[jetstream\]'"):
+        plugins.find("brokers", "nats+tls")
 
 
 def test_a_plugin_may_not_register_a_name_twice() -> None:

@@ -347,7 +347,7 @@ def test_an_argument_that_is_too_large_is_refused_with_advice(dray_app: Dray) ->
     ("option", "complaint"),
     [
         ("contdown", "no option 'contdown'; did you mean 'countdown'"),
-        ("routing_key", "a queue is chosen by name here: use queue="),
+        ("delivery_mode", "every message is stored durably where the broker can"),
         ("max_retries", "say max_retries in the decorator"),
         ("acks_late", "say acks_late in the decorator"),
     ],

@@ -557,7 +557,10 @@ def test_every_registered_name_leads_to_the_class_of_that_name() -> None:
     found: dict[str, str] = {}
     plugin.register_serializers(found.__setitem__)
     plugin.register_codecs(found.__setitem__)
-    assert sorted(found) == ["gzip", "json", "msgpack", "pickle", "yaml", "zstd"]
+    plugin.register_seals(found.__setitem__)
+    assert sorted(found) == [
+        "aes-gcm", "brotli", "ed25519", "gzip", "hmac", "json", "msgpack", "pickle", "yaml", "zstd"
+    ]  # fmt: skip
     for name, target in found.items():
         module, _, cls = target.partition(":")
         assert getattr(importlib.import_module(module), cls).name == name

@@ -69,10 +69,10 @@ def _tasks(app: Dray) -> Cell:
     lines = []
     for name in names[:SHOWN]:
         task = app.tasks[name]
-        queue = task.resolved.queue or app.route(name).queue
+        queue = app.routes.queue_of(name, task.resolved)
         notes = [
             *(["async"] if task.is_async else []),
-            *([f"-> {queue}"] if queue != app.conf.task_default_queue else []),
+            *([f"-> {queue}"] if queue not in ("", app.conf.task_default_queue) else []),
         ]
         lines.append(f"{name}  {' '.join(notes)}".rstrip())
     if len(names) > SHOWN:

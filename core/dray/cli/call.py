@@ -48,6 +48,9 @@ _KWARGS = json_of(dict, "an object in quotes, --kwargs '{\"x\": 1}', or name a f
     "--kwargs", "-k", "kwargs", metavar="JSON", callback=_KWARGS, help="Arguments by name: a JSON object, @FILE, -."
 )
 @option("-Q", "--queue", metavar="NAME", help="The queue.", default_text="the task's own")
+@option("--exchange", metavar="NAME", help="Instead of a queue: whichever is bound to this exchange in task_queues.")
+@option("--routing-key", metavar="KEY", help="With --exchange, or for the default exchange.")
+@option("--key", metavar="KEY", help="Whom it is about, for brokers that keep the order of a key, or give keys turns.")
 @option("--countdown", metavar="SECONDS", callback=seconds, help="Not to be begun before that is over: 90, 5m, 1h30m.")
 @option("--eta", metavar="TIME", callback=instant, help="Not to be begun before this ISO time; without a zone: UTC.")
 @option(

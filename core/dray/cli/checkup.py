@@ -13,14 +13,18 @@ from ..backend import Record, ResultBackend
 from ..broker import Broker
 from ..capabilities import Support
 from ..errors import BackendError, BackendUnavailable, BrokerError, BrokerUnavailable, DrayError, NotSupported
-from ..message import Envelope
+from ..message import Delivery, Envelope
 from ..urls import Url
+from .queues import known_queues, served_queues
+from .setup import DOCTORS_QUEUE
 
 if TYPE_CHECKING:
     from ..app import Dray
 
 #: Seconds a message may take to come round, and a stored result is kept if nobody forgets it.
 PATIENCE, KEPT = 5.0, 60.0
+#: Seconds after which a message of a doctor's that is still in its queue has been left there.
+OLD = 60.0
 #: How many queues a piece of advice names.
 SHOWN = 5
 
@@ -85,33 +89,45 @@ def _broker(app: Dray, found: Checkup) -> None:
         found.support = app.support()
         took = _round_trip(broker)
         found.checks.append(Check("queue", True, "a message went in and came out again", took))
-        _broker_advice(broker, found)
-    except BrokerError as error:
+        _broker_advice(app, broker, found)
+        found.advice += broker.advice(served_queues(app))
+    except (BrokerError, NotSupported) as error:
         name = "queue" if found.support else "broker"
         found.checks.append(Check(name, False, str(error), unreachable=isinstance(error, BrokerUnavailable)))
 
 
 def _round_trip(broker: Broker) -> float:
-    """Send a message through a queue of its own; return how long that took (seconds)."""
-    name = secrets.token_hex(6)
-    queue, body = f"dray.doctor.{name}", os.urandom(256)
+    """Send a message through the doctor's queue; return how long that took (seconds)."""
+    id, body = f"doctor-{time.time():.0f}-{secrets.token_hex(6)}", os.urandom(256)
     began = time.perf_counter()
-    broker.publish([Envelope(id=f"doctor-{name}", queue=queue, body=body)])
-    consumer = broker.consumer([queue], PATIENCE)
+    broker.publish([Envelope(id=id, queue=DOCTORS_QUEUE, body=body)])
+    consumer = broker.consumer([DOCTORS_QUEUE], PATIENCE)
+    held: list[Delivery] = []
     try:
-        deliveries = consumer.receive(1, PATIENCE)
-        took = time.perf_counter() - began
-        if not deliveries:
-            raise BrokerError(f"a message sent to {queue} did not come out within {PATIENCE:g} s")
-        consumer.ack(deliveries)
-        if deliveries[0].body != body:
-            raise BrokerError("a message came out with another body than it was sent with")
-        return took
+        while (left := began + PATIENCE - time.perf_counter()) > 0:
+            deliveries = consumer.receive(10, left)
+            took = time.perf_counter() - began
+            ours = [one for one in deliveries if one.id == id]
+            held += [one for one in deliveries if one.id != id]
+            consumer.ack(ours)
+            if ours and ours[0].body != body:
+                raise BrokerError("a message came out with another body than it was sent with")
+            if ours:
+                return took
+        raise BrokerError(f"a message sent to {DOCTORS_QUEUE} did not come out within {PATIENCE:g} s")
     finally:
+        # Another doctor may be waiting for one of these; one that has gone away will not.
+        consumer.ack([one for one in held if _is_old(one)])
+        consumer.release([one for one in held if not _is_old(one)])
         consumer.close()
 
 
-def _broker_advice(broker: Broker, found: Checkup) -> None:
+def _is_old(delivery: Delivery) -> bool:
+    _, sent, *_ = [*delivery.id.split("-"), "0"]
+    return not sent.isdigit() or time.time() - int(sent) > OLD
+
+
+def _broker_advice(app: Dray, broker: Broker, found: Checkup) -> None:
     can = broker.capabilities
     if not can.shared:
         found.advice.append(
@@ -121,7 +137,7 @@ def _broker_advice(broker: Broker, found: Checkup) -> None:
     elif not can.durable:
         found.advice.append(f"{broker.url} does not survive a restart: what waits there is lost with it.")
     if can.size and can.dead_letters:
-        sizes = broker.sizes(broker.queues())
+        sizes = broker.sizes(known_queues(app))
         dead = {name: counts.get("dead", 0) for name, counts in sizes.items() if counts.get("dead")}
         if dead:
             shown = ", ".join(f"{count} in {name}" for name, count in list(dead.items())[:SHOWN])
@@ -140,6 +156,7 @@ def _backend(app: Dray, found: Checkup) -> None:
         url = Url.parse(app.connections.backend_url)
         found.checks.append(_passed("results", f"connected to {url}", began))
         found.checks.append(Check("record", True, "a result was stored, fetched and forgotten", _record(backend)))
+        found.advice += backend.advice()
     except (BackendError, NotSupported) as error:
         found.checks.append(Check("results", False, str(error), unreachable=isinstance(error, BackendUnavailable)))
         return
@@ -150,7 +167,13 @@ def _backend(app: Dray, found: Checkup) -> None:
 def _record(backend: ResultBackend) -> float:
     """Store, fetch and forget a record; return how long that took (seconds)."""
     began = time.perf_counter()
-    record = Record(id=f"dray.doctor.{secrets.token_hex(6)}", state="SUCCESS", final=True, body=os.urandom(256))
+    record = Record(
+        id=f"dray.doctor.{secrets.token_hex(6)}",
+        state="SUCCESS",
+        final=True,
+        body=os.urandom(256),
+        reply_to=backend.address,
+    )
     backend.store([record], KEPT)
     fetched = backend.fetch([record.id]).get(record.id)
     backend.forget([record.id])

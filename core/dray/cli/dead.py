@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigurationError, DrayError, NotSupported
+from ..errors import ConfigurationError, NotSupported
 from ..message import Message, Waiting
+from ..redaction import visible_arguments
 from .command import command, group, option
 from .durations import age, iso, moment
 from .exits import Stop
 from .option_values import names
-from .queues import known_queues, message_in, task_of
+from .queues import known_queues, message_of, task_of
 from .result import plain
 from .session import Session
 from .tables import Cell, Styled, show_facts, show_json, show_table
@@ -70,7 +70,7 @@ def list_letters(session: Session, queues: list[str], limit: int, as_json: bool)
     found = [letter for queue in _chosen(app, queues) for letter in app.broker.dead(queue, limit)]
     shown = found[:limit]
     if as_json:
-        show_json({"dead": [_facts(letter, message_in(letter.body)) for letter in shown]})
+        show_json({"dead": [_facts(letter, message_of(app, letter)) for letter in shown]})
         return
     if not shown:
         click.echo("No dead letters.")
@@ -78,7 +78,7 @@ def list_letters(session: Session, queues: list[str], limit: int, as_json: bool)
     show_table(
         ["id", "queue", "task", "age", "reason"],
         [
-            [letter.id, letter.queue, task_of(message_in(letter.body)), age(letter.buried), letter.reason]
+            [letter.id, letter.queue, task_of(message_of(app, letter)), age(letter.buried), letter.reason]
             for letter in shown
         ],
         right=["age"],
@@ -95,11 +95,12 @@ def list_letters(session: Session, queues: list[str], limit: int, as_json: bool)
 def show(session: Session, ids: tuple[str, ...], queues: list[str], as_json: bool) -> None:
     """Show everything about dead letters: reason, task, arguments, deliveries, sizes.
 
-    Arguments that a plugin redacts are not shown. Nothing is decoded that `accept_content` does not allow.
+    Sensitive arguments are not shown, nor those that a plugin redacts. Nothing is decoded that `accept_content` does
+    not allow.
     """
     app = session.app_with_tasks()
     letters = [letter for _, found in _by_id(app, ids, queues) for letter in found]
-    details = [(letter, message_in(letter.body)) for letter in letters]
+    details = [(letter, message_of(app, letter)) for letter in letters]
     if as_json:
         show_json({"dead": [{**_facts(one, m), "arguments": _arguments(app, m)} for one, m in details]})
         return
@@ -126,11 +127,7 @@ def replay(session: Session, ids: tuple[str, ...], queues: list[str], every: boo
     app = session.app
     moved: dict[str, int] = {}
     for queue, some in _selected(app, ids, queues, every):
-        # First the result, then the letter. The other way round a worker could have stored the new result already; and
-        # if the old one stayed, it would outrank the new one. A crash in between leaves a letter that is still dead.
-        if app.backend is not None:
-            app.backend.forget(some)
-        moved[queue] = moved.get(queue, 0) + app.broker.replay(queue, some)
+        moved[queue] = moved.get(queue, 0) + app.sender.replay(queue, some)
     _tell(moved, "replayed", as_json)
 
 
@@ -265,41 +262,7 @@ def _arguments(app: Dray, message: Message | None) -> dict[str, Any] | str:
     """Return the arguments by name, redacted; or say why they are not shown."""
     if message is None:
         return "the message cannot be read"
-    try:
-        args, kwargs, _ = app.payloads.arguments(message)
-    except DrayError as error:
-        return f"not decoded: {error}"
-    named = _by_name(app, message.task, args, kwargs)
-    if not app.plugins.has("redact"):
-        return {str(name): plain(value) for name, value in (named or {**_numbered(args), **kwargs}).items()}
-    if named is None:
-        return f"not shown: a plugin redacts arguments by name, and {message.task} is not known here; say -A"
-    failed = sum(app.plugins.failures.values())
-    app.plugins.observe("redact", arguments=named)
-    if sum(app.plugins.failures.values()) > failed:
-        return "not shown: a plugin that redacts arguments has failed"
-    return {str(name): plain(value) for name, value in named.items()}
-
-
-def _by_name(app: Dray, task: str, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Return all arguments under their parameters' names; None when the task is unknown, or they do not fit it."""
-    if task not in app.tasks:
-        return None if args else dict(kwargs)
-    known = app.tasks[task]
-    try:
-        signature = inspect.signature(known.function)
-        bound = signature.bind_partial(*([known] if known.bind else []), *args, **kwargs)
-    except (TypeError, ValueError):
-        return None if args else dict(kwargs)
-    named: dict[str, Any] = {}
-    for n, (name, value) in enumerate(bound.arguments.items()):
-        if n == 0 and known.bind:
-            continue
-        # What **kwargs takes up has names of its own, and those are what a redacting plugin looks for.
-        many = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-        named.update(value if many else {name: value})
-    return named
-
-
-def _numbered(args: Sequence[Any]) -> dict[str, Any]:
-    return {f"argument {n}": value for n, value in enumerate(args, 1)}
+    arguments = visible_arguments(app, message)
+    if isinstance(arguments, str):
+        return arguments
+    return {str(name): plain(value) for name, value in arguments.items()}

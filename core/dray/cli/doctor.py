@@ -14,7 +14,7 @@ from .command import command, option
 from .durations import short
 from .exits import FAILURE, OK, UNREACHABLE
 from .session import Session
-from .tables import Styled, coloured, printable, show_json, show_table
+from .tables import printable, show_json, show_support
 
 if TYPE_CHECKING:
     from ..app import Dray
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def doctor(session: Session, as_json: bool) -> None:
     """Check that everything works, and show what this broker can do.
 
-    Connects to the broker and the result backend, sends a message through a queue of its own and takes it out again,
-    and stores and fetches a result. Nothing of yours is touched.
+    Connects to the broker and the result backend, sends a message through a queue of its own (dray.doctor) and takes
+    it out again, and stores and fetches a result. Nothing of yours is touched.
     """
     app = session.app_with_tasks()
     checkup = examine(app, with_tasks=bool(session.app_place))
@@ -62,10 +62,7 @@ def _show(app: Dray, checkup: Checkup) -> None:
         click.echo(f"{mark}  {check.name:<{width}}  {text}{click.style(took, dim=True)}")
     if checkup.support:
         click.echo(f"\n{click.style('What this broker can do', bold=True)}")
-        show_table(
-            ["feature", "how", "what that means"],
-            [[row.feature, coloured(row.how), Styled(row.note, "dim")] for row in checkup.support],
-        )
+        show_support(checkup.support)
     if checkup.advice:
         click.echo(f"\n{click.style('Advice', bold=True)}")
         for advice in checkup.advice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,7 +13,10 @@ from ..errors import DrayError
 from ..plugin_loading import KINDS, PluginInfo
 from .command import command, group, option
 from .session import Session
-from .tables import Cell, Styled, coloured, show_json, show_table
+from .tables import Cell, Styled, coloured, show_json, show_support, show_table
+
+if TYPE_CHECKING:
+    from ..app import Dray
 
 
 @group(
@@ -52,28 +56,78 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     show_table(columns, rows)
 
 
-@command("brokers", examples=[("dray plugins brokers", "a feature per line, a broker per column")])
+@command(
+    "brokers",
+    examples=[
+        ("dray plugins brokers", "a feature per line, a broker per column"),
+        ("dray --url sqlite:///shop.db plugins brokers", "connect to that one, and say what each answer means"),
+    ],
+)
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def brokers(session: Session, as_json: bool) -> None:
     """Compare what the installed brokers can do: native, emulated by dray, or refused.
 
-    As they declare it; what a server's version decides is known once connected: `dray --url URL doctor`.
+    As they declare it. What a server's version, and a store beside it, decide is known once connected: with --url only
+    that broker is shown, as it is.
     """
-    installed = session.app.plugins
-    found: dict[str, dict[str, str]] = {}
-    for name in installed.names("brokers"):
-        try:
-            declared = installed.find("brokers", name).capabilities
-        except DrayError as error:
-            click.echo(f"{name}: {error}", err=True)
-            continue
-        found[name] = {row.feature: row.how for row in resolve(declared)}
+    if session.url is not None:
+        _show_connected(session.app, as_json)
+        return
+    found, kinds, families = _declared(session.app)
     if as_json:
         show_json({"brokers": found})
         return
     features = dict.fromkeys(feature for table in found.values() for feature in table)
-    show_table(["feature", *found], [[one, *(coloured(table[one]) for table in found.values())] for one in features])
+    tables = [found[names[0]] for names in kinds]
+    show_table(
+        ["feature", *(names[0] for names in kinds)],
+        [[one, *(coloured(table[one]) for table in tables)] for one in features],
+    )
+    notes = [f"{name}: also {', '.join(others)}" for name, *others in kinds if others]
+    notes += [f"{name}...: that depends on what follows; connect to one with --url" for name in families]
+    for note in notes:
+        click.echo(click.style(note, dim=True))
+
+
+def _declared(app: Dray) -> tuple[dict[str, dict[str, str]], list[list[str]], list[str]]:
+    """Return how each feature is had, by the broker's name; the names of each broker; and the families of brokers.
+
+    Tells on stderr which brokers cannot be used.
+    """
+    found: dict[str, dict[str, str]] = {}
+    kinds: dict[type, list[str]] = {}
+    broken: dict[str, str] = {}
+    families = []
+    for name in app.plugins.names("brokers"):
+        try:
+            kind = app.plugins.find("brokers", name)
+        except DrayError as error:
+            # Several schemes of one broker lack the same driver.
+            broken.setdefault(str(error).replace(repr(name), ""), f"{name}: {error}")
+            continue
+        if name.endswith("+"):
+            families.append(name)
+            continue
+        found[name] = {row.feature: row.how for row in resolve(kind.capabilities)}
+        kinds.setdefault(kind, []).append(name)
+    for text in broken.values():
+        click.echo(text, err=True)
+    return found, sorted(_plainest_first(names) for names in kinds.values()), families
+
+
+def _plainest_first(names: list[str]) -> list[str]:
+    """Return schemes of one broker with the one in front that most of the others are made of."""
+    plainest = max(names, key=lambda name: sum(other.startswith(name) for other in names))
+    return [plainest, *(name for name in names if name != plainest)]
+
+
+def _show_connected(app: Dray, as_json: bool) -> None:
+    support = app.support()
+    if as_json:
+        show_json({"url": str(app.broker.url), "support": [row._asdict() for row in support]})
+    else:
+        show_support(support)
 
 
 @group("new", examples=[("dray plugins new broker acme", "a package dray-acme, in a folder of its own")])

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..codec import unpack
 from ..errors import DecodeError
-from ..message import Message, Waiting
+from ..message import Message, Queue, Waiting
+from ..queues import bound
+from ..sealing import message_in
 from ..urls import nearest
 from .command import command, option
 from .durations import age, iso, short
@@ -48,6 +49,7 @@ def queues(session: Session, peek: str | None, limit: int, as_json: bool) -> Non
     """Show what waits where.
 
     ready: may come out now. delayed: waits for its time. leased: in a worker's hands. dead: could not be run, kept.
+    Queues that `task_queues` declares are shown even when they are empty, with what they are bound to.
     """
     app = session.app
     if peek is not None:
@@ -56,17 +58,25 @@ def queues(session: Session, peek: str | None, limit: int, as_json: bool) -> Non
     sizes = app.broker.sizes(known_queues(app))
     how = app.broker.capabilities.size
     rows = [(name, {count: sizes[name].get(count, 0) for count in COUNTS}) for name in sorted(sizes)]
+    bindings = {queue.name: queue for queue in bound(app.conf)}
     if as_json:
-        show_json({"counted": how, "queues": [{"queue": name, **counts} for name, counts in rows]})
+        show_json(
+            {
+                "counted": how,
+                "queues": [{"queue": name, **counts, "declared": _declared(bindings, name)} for name, counts in rows],
+            }
+        )
         return
     if not rows:
         click.echo(f"No queue of {app.broker.url} holds anything.")
         return
-    show_table(
-        ["queue", *COUNTS],
-        [[name, *(_count(counts[count], count) for count in COUNTS)] for name, counts in rows],
-        right=COUNTS,
-    )
+    gets = {name: _binding(bindings[name]) if name in bindings else "" for name, _ in rows}
+    shown: list[list[Cell]] = [[name, *(_count(counts[count], count) for count in COUNTS)] for name, counts in rows]
+    if any(gets.values()):
+        shown = [[*row, Styled(gets[name], "dim")] for row, (name, _) in zip(shown, rows, strict=True)]
+        show_table(["queue", *COUNTS, "gets"], shown, right=COUNTS)
+    else:
+        show_table(["queue", *COUNTS], shown, right=COUNTS)
     if how == "approximate":
         click.echo(click.style("This broker counts approximately.", dim=True))
 
@@ -100,13 +110,22 @@ def purge(session: Session, queues: list[str], force: bool, as_json: bool) -> No
 
 def known_queues(app: Dray) -> list[str]:
     """Return the queues that hold anything, and those that the settings name."""
-    return list(dict.fromkeys([*app.broker.queues(), *(app.conf.task_queues or ())]))
+    known = [*app.broker.queues(), *(queue.name for queue in app.conf.task_queues or ())]
+    if app.broker.capabilities.size != "exact":
+        # Such a broker may know of those queues only that it has been asked for.
+        known += served_queues(app)
+    return list(dict.fromkeys(known))
 
 
-def message_in(body: bytes) -> Message | None:
-    """Return the message in a body, its arguments unread; None when it cannot be read."""
+def served_queues(app: Dray) -> list[str]:
+    """Return the queues that a worker without -Q takes from."""
+    return app.worker().queues
+
+
+def message_of(app: Dray, waiting: Waiting) -> Message | None:
+    """Return the message that waits, its arguments unread; None when it cannot be read."""
     try:
-        return unpack(body)
+        return message_in(app.sealing, waiting.body, waiting.id)
     except DecodeError:
         return None
 
@@ -118,7 +137,7 @@ def task_of(message: Message | None) -> Cell:
 
 def _peek(app: Dray, queue: str, limit: int, as_json: bool) -> None:
     waiting = app.broker.peek(queue, limit)
-    rows = [(one, message_in(one.body)) for one in waiting]
+    rows = [(one, message_of(app, one)) for one in waiting]
     if as_json:
         show_json({"queue": queue, "messages": [_facts(one, message) for one, message in rows]})
         return
@@ -154,6 +173,21 @@ def _facts(one: Waiting, message: Message | None) -> dict[str, Any]:
 
 def _sent(one: Waiting, message: Message | None) -> float | None:
     return one.published if message is None or not message.created else message.created
+
+
+def _binding(queue: Queue) -> str:
+    """Say what a declared queue gets besides what is sent to it by name."""
+    where = f"{queue.type} {queue.exchange}" if queue.exchange else ""
+    key = f" {queue.routing_key}" if queue.exchange and queue.type != "fanout" else ""
+    copies = "a copy for each worker" if queue.broadcast else ""
+    return "; ".join(filter(None, (where + key, copies)))
+
+
+def _declared(bindings: dict[str, Queue], name: str) -> dict[str, Any] | None:
+    if name not in bindings:
+        return None
+    queue = bindings[name]
+    return {word: getattr(queue, word) for word in ("exchange", "type", "routing_key", "broadcast", "arguments")}
 
 
 def _count(count: int, what: str) -> Cell:

@@ -6,9 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from ..capabilities import Support
 
 
 class Styled(NamedTuple):
@@ -58,6 +61,14 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right:
             for n, cell in enumerate(row)
         ]
         click.echo("  ".join(parts).rstrip())
+
+
+def show_support(support: Iterable[Support]) -> None:
+    """Print how each feature is had on one broker, and what that means."""
+    show_table(
+        ["feature", "how", "what that means"],
+        [[row.feature, coloured(row.how), Styled(row.note, "dim")] for row in support],
+    )
 
 
 def show_facts(facts: Iterable[tuple[str, Cell]], *, indent: str = "", file: TextIO | None = None) -> None:

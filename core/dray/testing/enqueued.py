@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..app import Dray
-from ..codec import unpack
 from ..errors import DecodeError, SerializationError
-from ..message import Message
+from ..message import Message, Waiting
+from ..redaction import hide
+from ..sealing import message_in
 
 #: More messages than a test has waiting.
 ALL = 1_000_000
@@ -31,8 +32,8 @@ class Enqueued:
         """
         broker, name = self._app.broker, None if task is None else _name(task)
         queues = broker.queues() if queue is None else [queue]
-        bodies = [waiting.body for each in queues for waiting in broker.peek(each, ALL)]
-        found = [message for body in bodies if (message := self._read(body)) is not None]
+        waiting = [one for each in queues for one in broker.peek(each, ALL)]
+        found = [message for one in waiting if (message := self._read(one)) is not None]
         return [message for message in found if name is None or message.task == name]
 
     def assert_enqueued(
@@ -82,9 +83,9 @@ class Enqueued:
     def __len__(self) -> int:
         return len(self.all())
 
-    def _read(self, body: bytes) -> Message | None:
+    def _read(self, waiting: Waiting) -> Message | None:
         try:
-            message = unpack(body)
+            message = message_in(self._app.sealing, waiting.body, waiting.id)
             args, kwargs, serializer = self._app.payloads.arguments(message)
             task = self._app.tasks.get(message.task)
             if task is None:
@@ -114,7 +115,9 @@ class Enqueued:
         return wanted.payload == message.payload
 
     def _waiting(self) -> str:
-        lines = [f"  {_call(m.task, m.args, m.kwargs)}{_in(m.queue)}{_delay(m)}" for m in self.all()]
+        lines = [
+            f"  {_call(m.task, *hide(m.args, m.kwargs, m.sensitive))}{_in(m.queue)}{_delay(m)}" for m in self.all()
+        ]
         return "waiting are:\n" + "\n".join(lines) if lines else "nothing is waiting"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from dray import Dray
+from dray import Dray, Envelope
 
 from .conftest import CommandLine
 
@@ -68,7 +69,21 @@ def test_brokers_are_compared(run: CommandLine) -> None:
     found = run("plugins", "brokers", "--json").data()["brokers"]
     assert found["memory"]["shared between processes"] == "refused"
     assert found["sqlite"]["shared between processes"] == "native"
-    assert run("plugins", "brokers").output().split()[:3] == ["FEATURE", "MEMORY", "SQLITE"]
+    assert {"FEATURE", "MEMORY", "SQLITE"} <= set(run("plugins", "brokers").output().splitlines()[0].split())
+
+
+def test_brokers_that_cannot_be_used_or_compared_are_named_below_the_table(run: CommandLine) -> None:
+    run.plugin(
+        "family",
+        "from dray import hookimpl\n@hookimpl\ndef register_brokers(register):\n"
+        "    register('many+', 'dray_brokers.memory:MemoryBroker')\n"
+        "    for scheme in ('odd', 'odds'):\n        register(scheme, 'nowhere:Broker')",
+    )
+    page = run("plugins", "brokers")
+    assert "many+...: that depends on what follows; connect to one with --url" in page.output().splitlines()
+    assert "MANY+" not in page.stdout
+    (broken,) = page.stderr.splitlines()
+    assert broken.startswith("odd: broker 'odd' of plugin family") and "no module 'nowhere'" in broken
 
 
 def test_a_new_plugin_is_written(run: CommandLine, workdir: Path) -> None:
@@ -112,7 +127,7 @@ def test_doctor_checks_broker_and_results_and_leaves_nothing_behind(run: Command
     assert found["ok"] and [check["name"] for check in found["checks"]] == [
         "plugins", "broker", "queue", "results", "record"
     ]  # fmt: skip
-    assert {row["how"] for row in found["support"]} == {"native"}
+    assert "emulated" not in {row["how"] for row in found["support"]}
     assert list(shop.broker.queues()) == []
     page = run("doctor").output()
     assert "a message went in and came out again" in page and "All is well." in page
@@ -159,6 +174,91 @@ class Away(Broker):
 def register_brokers(register):
     register("away", Away)
 """
+
+
+PICKY = """
+from dray import hookimpl
+from dray_brokers.memory import MemoryBroker
+from dray_backends.memory import MemoryBackend
+class Picky(MemoryBroker):
+    def setup(self, queues): return [f"queue {name} created" for name in queues]
+    def advice(self, queues): return [f"{len(queues)} queues: a thought about me:s3cret@host", "another"]
+class Kept(MemoryBackend):
+    def setup(self): return ["table records created"]
+    def advice(self): return ["a thought about results"]
+@hookimpl
+def register_brokers(register):
+    register("picky", Picky)
+@hookimpl
+def register_backends(register):
+    register("picky", Kept)
+"""
+
+
+def test_setup_tells_what_it_has_created(run: CommandLine) -> None:
+    run.plugin("picky", PICKY)
+    assert run("-A", "shop", "--url", "picky://", "setup").output().splitlines() == [
+        "queue default created", "queue mail created", "queue dray.doctor created", "table records created"
+    ]  # fmt: skip
+    assert run("--url", "picky://", "setup", "-Q", "a,b", "--json").data() == {
+        "made": {
+            "broker": ["queue a created", "queue b created", "queue dray.doctor created"],
+            "results": ["table records created"],
+        }
+    }
+
+
+def test_setup_says_when_there_was_nothing_to_do(run: CommandLine) -> None:
+    run("setup").output()
+    assert run("setup").output() == "Everything was there already.\n"
+
+
+def test_doctor_passes_on_what_broker_and_backend_advise(run: CommandLine) -> None:
+    run.plugin("picky", PICKY)
+    advice = run("--url", "picky://", "doctor", "--json").data()["advice"]
+    assert [line for line in advice if "thought" in line or "another" in line] == [
+        "1 queues: a thought about me:s3cret@host", "another", "a thought about results"
+    ]  # fmt: skip
+    assert "- another\n" in run("--url", "picky://", "doctor").output()
+
+
+def test_doctor_takes_its_own_message_and_leaves_those_of_other_doctors(run: CommandLine, shop: Dray) -> None:
+    now = f"{time.time():.0f}"
+    others = [f"doctor-{now}-other", "doctor-1000-forgotten", "stray"]
+    shop.broker.publish([Envelope(id=id, queue="dray.doctor", body=b"") for id in others])
+    assert run("doctor", "--json").data()["ok"]
+    assert [one.id for one in shop.broker.peek("dray.doctor", 9)] == [others[0]]
+
+
+def test_doctor_finds_a_declared_queue_that_the_broker_cannot_have(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRAY_TASK_QUEUES", '[{"name": "news", "broadcast": true}]')
+    found = run("doctor", "--json").data(code=1)
+    (broken,) = [check for check in found["checks"] if not check["ok"]]
+    assert broken["name"] == "broker" and "'news' is a broadcast queue" in broken["detail"]
+    assert "'news' is a broadcast queue" in run("-A", "shop", "worker", "--burst").error(code=1)
+
+
+def test_one_broker_is_shown_as_it_is_once_connected(run: CommandLine) -> None:
+    assert run("--url", "memory://", "plugins", "brokers").output().splitlines()[0].split() == [
+        "FEATURE", "HOW", "WHAT", "THAT", "MEANS"
+    ]  # fmt: skip
+    found = run("--url", "memory://", "plugins", "brokers", "--json").data()
+    assert found["url"] == "memory://"
+    assert {"feature", "how", "note"} == set(found["support"][0])
+
+
+def test_several_schemes_of_one_broker_share_a_column(run: CommandLine) -> None:
+    run.plugin(
+        "twice",
+        "from dray import hookimpl\nfrom dray_brokers.memory import MemoryBroker\nclass Two(MemoryBroker): ...\n"
+        "@hookimpl\ndef register_brokers(register):\n    register('twos', Two)\n    register('two', Two)",
+    )
+    page = run("plugins", "brokers").output()
+    assert "TWO" in page.splitlines()[0].split() and "TWOS" not in page
+    assert "two: also twos" in page
+    assert set(run("plugins", "brokers", "--json").data()["brokers"]) >= {"two", "twos"}
 
 
 def test_what_cannot_be_reached_is_exit_code_3(run: CommandLine) -> None:

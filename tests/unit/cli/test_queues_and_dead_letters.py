@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dray import Dray, Envelope
@@ -21,7 +23,7 @@ def test_queues_shows_what_waits_where(run: CommandLine, shop: Dray) -> None:
         ["mail", "0", "1", "0", "0"],
     ]
     assert run("queues", "--json").data()["queues"][1] == {
-        "queue": "mail", "ready": 0, "delayed": 1, "leased": 0, "dead": 0
+        "queue": "mail", "ready": 0, "delayed": 1, "leased": 0, "dead": 0, "declared": None
     }  # fmt: skip
 
 
@@ -39,6 +41,29 @@ def test_what_cannot_be_read_is_shown_as_that(run: CommandLine, shop: Dray) -> N
     shown = run("queues", "--peek", "default").output()
     assert "(unreadable)" in shown
     assert "\x1b" not in shown and r"bad\x1b[31m" in shown
+
+
+def test_declared_queues_are_shown_with_what_they_get(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = [
+        "default",
+        {"name": "video", "exchange": "media", "type": "topic", "routing_key": "media.#"},
+        {"name": "copies", "exchange": "all", "type": "fanout"},
+    ]
+    monkeypatch.setenv("DRAY_TASK_QUEUES", json.dumps(declared))
+    run("call", "shop.add", "-a", "[1]", "--routing-key", "media.hd", "--exchange", "media", "--key", "me").output()
+    assert [line.split() for line in run("queues").output().splitlines()] == [
+        ["QUEUE", "READY", "DELAYED", "LEASED", "DEAD", "GETS"],
+        ["copies", "0", "0", "0", "0", "fanout", "all"],
+        ["default", "0", "0", "0", "0"],
+        ["video", "1", "0", "0", "0", "topic", "media", "media.#"],
+    ]
+    copies, default, video = (one["declared"] for one in run("queues", "--json").data()["queues"])
+    assert (default["exchange"], copies["type"]) == ("", "fanout")
+    assert video == {
+        "exchange": "media", "type": "topic", "routing_key": "media.#", "broadcast": False, "arguments": {}
+    }  # fmt: skip
+    message = run("call", "shop.add", "-a", "[1]", "--exchange", "media").error(code=2)
+    assert "no queue is bound to the exchange 'media' with the routing key ''" in message
 
 
 def test_purge_asks_with_the_counts(run: CommandLine, shop: Dray) -> None:

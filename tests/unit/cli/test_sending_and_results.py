@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from dray import Dray
+from dray import Dray, Record
 
 from .conftest import CommandLine
 
@@ -93,6 +95,22 @@ def test_call_refuses_a_broker_that_ends_with_the_command(run: CommandLine) -> N
 
 
 # Results
+
+
+def test_results_purge_deletes_what_has_expired(run: CommandLine, shop: Dray) -> None:
+    backend = shop.backend_for_reading()
+    backend.store([Record(id=id, state="SUCCESS", final=True, body=b"") for id in ("old", "older")], 0.001)
+    backend.store([Record(id="young", state="SUCCESS", final=True, body=b"")], 60)
+    time.sleep(0.01)  # past what cannot be waited for: nobody tells when a record expires
+    assert run("results", "purge").output() == "2 expired result(s) deleted\n"
+    assert run("results", "purge", "--json").data() == {"purged": 0}
+    assert run("results", "purge").output() == "No expired results to delete.\n"
+    assert set(backend.fetch(["old", "young"])) == {"young"}
+
+
+def test_results_purge_says_where_there_are_none(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAY_RESULT_BACKEND", "disabled")
+    assert "keeps no results: set result_backend" in run("results", "purge").error(code=1)
 
 
 def test_result_shows_state_value_and_times(run: CommandLine, shop: Dray) -> None:

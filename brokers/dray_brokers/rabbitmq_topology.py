@@ -1,0 +1,328 @@
+"""What is declared on the server: queues and their arguments, exchanges and bindings, and the ladder of delays.
+
+The ladder is a row of queues in which a message waits for 0.1, 0.2, 0.4, ... seconds, and an exchange above each that
+sends it in or past. A delay is a number of tenths, and its binary digits are the routing key: a message waits at each
+step that its number has. At the end stands an exchange that knows the queues by the last word of the key.
+
+    key 1.0.1.orders  ->  0.4 s  ->  (past 0.2 s)  ->  0.1 s  ->  exchange `due`  ->  queue orders
+
+Each step's queue is first in, first out, because all wait equally long there: nothing waits behind something longer.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable
+from hashlib import sha256
+from math import ceil
+from typing import Any, NamedTuple
+
+from pika import BasicProperties
+
+from dray import BrokerError, Queue, Url
+
+from .rabbitmq_connection import MOST_NAME, RabbitOptions, Session
+from .rabbitmq_errors import reply
+from .rabbitmq_publisher import Post
+from .rabbitmq_wire import HIGHEST
+
+#: Seconds in the shortest step, and number of steps, each twice as long as the one before.
+UNIT, STEPS = 0.1, 20
+#: Longest delay that the ladder keeps (seconds): 29 hours.
+LONGEST = UNIT * (2**STEPS - 1)
+#: Most bytes of a queue's name that goes into a routing key as it is; signs of patterns need three each there.
+LONGEST_WORD = (MOST_NAME - 2 * STEPS) // 3
+#: Reply codes.
+REFUSED, MISSING, DIFFERENT = 403, 404, 406
+_DIFFERENT = re.compile(r"inequivalent arg '([^']+)' for (\w+) '(.*?)' in vhost .*?received (.*?) but current is (.*)", re.S)
+_VALUE = re.compile(r"(?:the value )?'?(.*?)'?(?: of type .*)?", re.S)
+
+
+class Server(NamedTuple):
+    """What decides how things are declared."""
+
+    version: tuple[int, ...]
+    quorum: bool
+
+    @classmethod
+    def of(cls, properties: dict[str, Any], options: RabbitOptions, clustered: bool) -> Server:
+        """Read what the server says of itself."""
+        text = properties.get("version", "")
+        text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+        if options.queue_type == "auto":
+            return cls(version, version >= (4,) or clustered)
+        return cls(version, options.queue_type == "quorum")
+
+    @property
+    def priorities(self) -> bool:
+        """Whether its queues tell ten priorities apart: classic ones do, quorum queues from 4.3 on."""
+        return not self.quorum or self.version >= (4, 3)
+
+    @property
+    def quorum_ladder(self) -> bool:
+        """Whether quorum queues can be steps of the ladder: since they know a time to live."""
+        return self.quorum and self.version >= (3, 10)
+
+    def queue_arguments(self, options: RabbitOptions) -> dict[str, Any]:
+        """Return the arguments of a plain queue."""
+        # Said in any case: a virtual host may have another default.
+        arguments: dict[str, Any] = {"x-queue-type": "quorum" if self.quorum else "classic"}
+        if self.priorities:
+            arguments["x-max-priority"] = HIGHEST
+        if self.quorum and self.version >= (4,):
+            # The engine counts and buries with a reason; by itself, RabbitMQ would drop at the 20th delivery.
+            arguments["x-delivery-limit"] = -1
+        if options.consumer_timeout and self.version >= (3, 12):
+            arguments["x-consumer-timeout"] = int(options.consumer_timeout * 1000)
+        return arguments
+
+
+class Topology:
+    """Declares what is missing, once. `open` is told of each new connection; thread-safe."""
+
+    def __init__(self, url: Url, options: RabbitOptions) -> None:
+        self.url = url
+        self.options = options
+        self.server = Server((), False)
+        self.declared: dict[str, Queue] = {}
+        #: One at a time declares: the others find it done.
+        self._lock = threading.Lock()
+        self._known: set[str] = set()
+        #: Queues that have been declared here, or used.
+        self.used: set[str] = set()
+
+    # Names on the server
+
+    def name(self, queue: str) -> str:
+        """Return what a queue or exchange is called on the server."""
+        return self.options.prefix + queue
+
+    def plain(self, name: str) -> str | None:
+        """Return which queue of ours is called so on the server; None when none is."""
+        prefix = self.options.prefix
+        ours = name.startswith(prefix) and not name.startswith((prefix + "dray.", "amq.")) and name != prefix
+        return name[len(prefix) :] if ours else None
+
+    @property
+    def ladder(self) -> str:
+        """The beginning of the names of the ladder's queues and exchanges."""
+        return f"{self.options.prefix}dray.delay.{'quorum' if self.server.quorum_ladder else 'classic'}"
+
+    def broadcast(self, queue: str) -> Queue | None:
+        """Return the declaration of a queue of which every consumer has its own copy; None when it is none."""
+        found = self.declared.get(queue)
+        return found if found is not None and found.broadcast else None
+
+    def is_broadcast(self, exchange: str) -> bool:
+        """Whether consumers' own queues are bound to an exchange: then it is no error when there is none just now."""
+        return any(each.broadcast and self.exchange_of(each) == exchange for each in self.declared.values())
+
+    def is_quorum(self, queue: str) -> bool:
+        """Whether a queue is a quorum queue, as far as we have declared it."""
+        declared = self.declared.get(queue)
+        kind = declared.arguments.get("x-queue-type") if declared else None
+        return self.server.quorum if kind is None else kind == "quorum"
+
+    def exchange_of(self, queue: Queue) -> str:
+        """Return what the exchange of a declared queue is called on the server."""
+        return self.name(queue.exchange or queue.name)
+
+    # Declaring
+
+    def forget(self) -> None:
+        """Take nothing for granted any more: something turned out to be missing, or the server is another."""
+        with self._lock:
+            self._known.clear()
+
+    def lacks(self, things: Iterable[str]) -> bool:
+        """Whether any of these (`queue:name`, `due:queue`, `exchange:name`) is not known to be there."""
+        return not self._known.issuperset(things)
+
+    def ensure(self, session: Session, things: Iterable[str]) -> list[str]:
+        """Declare what is not known to be there; return the names of what was declared. Safe when repeated or raced."""
+        made = []
+        with self._lock:
+            for thing in dict.fromkeys(things):
+                if thing not in self._known:
+                    kind, _, name = thing.partition(":")
+                    made += getattr(self, f"_ensure_{kind}")(session, name)
+                    self._known.add(thing)
+        return made
+
+    def own_queue(self, session: Session, queue: Queue) -> str:
+        """Declare a queue for one consumer of a broadcast queue, gone with its connection; return its name."""
+        arguments = {"x-queue-type": "classic", "x-max-priority": HIGHEST}
+        answer = session.ask(
+            "queue_declare",
+            f"declaring a queue for {queue.name}",
+            queue="",
+            exclusive=True,
+            arguments=queue.arguments | arguments,
+        )
+        exchange, name = self.exchange_of(queue), str(answer.queue)
+        self.ensure(session, [f"exchange:{exchange}"])
+        self._bind(session, name, exchange, queue.routing_key)
+        # Only who owns it may bind it, and somebody may have to give a message back for a while.
+        self._declare_exchange(session, f"{self.ladder}.due", "topic")
+        self._bind(session, name, f"{self.ladder}.due", f"#.{_word(name)}")
+        return name
+
+    def _ensure_queue(self, session: Session, queue: str) -> list[str]:
+        declared, name = self.declared.get(queue), self.name(queue)
+        arguments = self.server.queue_arguments(self.options) | (declared.arguments if declared else {})
+        self._declare_queue(session, name, arguments)
+        self.used.add(queue)
+        if declared is not None and declared.exchange:
+            self._declare_exchange(session, self.exchange_of(declared), declared.type)
+            self._bind(session, name, self.exchange_of(declared), declared.routing_key)
+        return [f"queue {name}"]
+
+    def _ensure_exchange(self, session: Session, name: str) -> list[str]:
+        """Declare an exchange that a queue of ours is declared with; any other must be there."""
+        declared = next((each for each in self.declared.values() if self.exchange_of(each) == name), None)
+        kind = None if declared is None else "fanout" if declared.broadcast and not declared.exchange else declared.type
+        if kind is None:
+            session.ask("exchange_declare", f"looking for the exchange {name}", exchange=name, passive=True)
+            return []
+        self._declare_exchange(session, name, kind)
+        return [f"exchange {name}"]
+
+    def _ensure_due(self, session: Session, queue: str) -> list[str]:
+        """Bind a queue to the end of the ladder."""
+        made = self._ensure_ladder(session, "")
+        self._bind(session, self.name(queue), f"{self.ladder}.due", f"#.{_word(queue)}")
+        return made
+
+    def _ensure_relay(self, session: Session, target: str) -> list[str]:
+        """Put a queue to the end of the ladder that passes on at once, to an exchange and with a key of its own."""
+        made = self._ensure_ladder(session, "")
+        exchange, key = target.split("\n", 1)
+        name = f"{self.ladder}.to.{_word(target)}"
+        arguments = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
+        self._declare_queue(session, name, {"x-queue-type": "classic", **arguments})
+        self._bind(session, name, f"{self.ladder}.due", f"#.{_word(target)}")
+        return [*made, f"queue {name}"]
+
+    def _ensure_ladder(self, session: Session, _: str) -> list[str]:
+        if "ladder:" in self._known:
+            return []
+        ladder = self.ladder
+        self._declare_exchange(session, f"{ladder}.due", "topic")
+        for step in range(STEPS):
+            name, below = f"{ladder}.{step:02}", f"{ladder}.{step - 1:02}" if step else f"{ladder}.due"
+            arguments = {"x-message-ttl": _milliseconds(UNIT * 2**step), "x-dead-letter-exchange": below}
+            if self.server.quorum_ladder:
+                # Passed on with a confirm from queue to queue.
+                arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+            kind = "quorum" if self.server.quorum_ladder else "classic"
+            self._declare_exchange(session, name, "topic")
+            self._declare_queue(session, name, {"x-queue-type": kind, **arguments})
+            words = "*." * (STEPS - 1 - step)
+            self._bind(session, name, name, f"{words}1.#")
+            session.ask(
+                "exchange_bind",
+                f"binding {below} to {name}",
+                destination=below,
+                source=name,
+                routing_key=f"{words}0.#",
+            )
+        self._known.add("ladder:")
+        return [f"{STEPS} queues and exchanges {ladder}.*, which keep delays"]
+
+    def delayed(self, target: str, delay: float, properties: BasicProperties, body: bytes) -> Post:
+        """Return the post that reaches the end of the ladder after `delay` seconds, never before."""
+        tenths = min(max(1, ceil(round(delay / UNIT, 6))), 2**STEPS - 1)
+        digits = f"{tenths:0{STEPS}b}"
+        key = ".".join([*digits, _word(target)])
+        # In at the highest step that it has to wait at.
+        return Post(f"{self.ladder}.{tenths.bit_length() - 1:02}", key, properties, body)
+
+    # One thing each
+
+    def _declare_queue(self, session: Session, name: str, arguments: dict[str, Any]) -> None:
+        if len(name.encode()) > MOST_NAME:
+            raise BrokerError(f"{self.url}: the queue {name!r} has more than {MOST_NAME} bytes, RabbitMQ's limit")
+        self._declare(
+            session, "queue", name, "queue_declare", {"queue": name}, {"durable": True, "arguments": arguments}
+        )
+
+    def _declare_exchange(self, session: Session, name: str, kind: str) -> None:
+        self._declare(
+            session,
+            "exchange",
+            name,
+            "exchange_declare",
+            {"exchange": name},
+            {"durable": True, "exchange_type": kind},
+        )
+
+    def _declare(
+        self, session: Session, what: str, name: str, verb: str, named: dict[str, Any], arguments: dict[str, Any]
+    ) -> None:
+        try:
+            session.ask(verb, f"declaring the {what} {name}", **named, **arguments)
+        except BrokerError as error:
+            code, text = reply(error.__cause__ or error)
+            if code == DIFFERENT:
+                raise BrokerError(f"{self.url}: {_told_apart(what, name, text)}") from error
+            if code != REFUSED:
+                raise
+            self._look(session, what, name, verb, named, error)
+
+    def _look(
+        self, session: Session, what: str, name: str, verb: str, named: dict[str, Any], error: BrokerError
+    ) -> None:
+        """Use what somebody else has declared, when we may not."""
+        with session.link.session() as another:
+            try:
+                another.ask(verb, f"looking for the {what} {name}", **named, passive=True)
+            except BrokerError as missing:
+                if reply(missing.__cause__ or missing)[0] != MISSING:
+                    raise
+                raise BrokerError(
+                    f"{self.url}: the {what} {name!r} is not there, and this user may not create it: have it created "
+                    "by `dray setup` under a user who may, or grant this one the right to configure it"
+                ) from error
+        session.renew()
+
+    @staticmethod
+    def _bind(session: Session, queue: str, exchange: str, key: str) -> None:
+        session.ask(
+            "queue_bind",
+            f"binding the queue {queue} to the exchange {exchange}",
+            queue=queue,
+            exchange=exchange,
+            routing_key=key,
+        )
+
+
+def _word(text: str) -> str:
+    """Return a text as a single word of a routing key: readable when it is short enough."""
+    if "\n" in text or len(text.encode()) > LONGEST_WORD:
+        return "~" + sha256(text.encode()).hexdigest()[:40]
+    return text.replace("%", "%25").replace(".", "%2E").replace("*", "%2A").replace("#", "%23")
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _told_apart(what: str, name: str, text: str) -> str:
+    """Return in words how something that exists differs from what we want."""
+    found = _DIFFERENT.search(text)
+    if found is None:
+        return f"the {what} {name!r} exists, but otherwise than we want it: {text}"
+    argument, wanted, current = found[1], _value(found[4]), _value(found[5])
+    cure = f"delete the {what} when it is empty, or use another prefix (?prefix=NAME)"
+    if argument == "x-queue-type":
+        cure = f"write ?queue_type={current if current in ('classic', 'quorum') else 'classic'} to use it, or {cure}"
+    elif what == "queue":
+        cure = f"declare it as it is, in task_queues with arguments {{{argument!r}: ...}}, or {cure}"
+    return f"the {what} {name!r} exists with {argument} = {current}, and here it is {wanted}: {cure}"
+
+
+def _value(text: str) -> str:
+    found = _VALUE.fullmatch(text.strip())
+    return found[1] if found else text

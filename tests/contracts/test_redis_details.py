@@ -1,0 +1,572 @@
+"""The Redis broker beyond the contract: what the server forgets, loses, refuses or has no room for, and what is left."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from dray import Broker, BrokerError, BrokerUnavailable, Consumer, Delivery, Dray, Envelope, PublishError, Url
+from dray.testing import wait_until
+from dray.testing.background import HANGS, Background
+from dray_brokers import redis as redis_broker
+from dray_brokers import redis_consumer
+from dray_brokers.redis import RedisBroker
+from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer, RedisTlsServer, ask
+from tests.servers.server import Server
+
+LONG = 300.0
+
+
+def url_of(server: Server | str, **options: object) -> Url:
+    """Return the URL of a server with a prefix of its own, and these options."""
+    text = server if isinstance(server, str) else server.url
+    options.setdefault("prefix", f"{RedisTlsServer.prefix}:{secrets.token_hex(6)}")
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return Url.parse(f"{text}{'&' if '?' in text else '?'}{query}")
+
+
+@contextmanager
+def opened(server: Server | str, **options: object) -> Iterator[RedisBroker]:
+    with closing(RedisBroker(url_of(server, **options))) as broker:
+        broker.open()
+        yield broker
+
+
+@pytest.fixture
+def broker(redis_server: RedisServer) -> Iterator[RedisBroker]:
+    with opened(redis_server) as broker:
+        yield broker
+
+
+@pytest.fixture(params=["redis_server", "redis_cluster"])
+def alone_and_in_a_cluster(request: pytest.FixtureRequest) -> Iterator[RedisBroker]:
+    with opened(request.getfixturevalue(request.param)) as broker:
+        yield broker
+
+
+@pytest.fixture
+def only_bells_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No look without a bell, within the time of a test."""
+    monkeypatch.setattr(redis_consumer, "LOOK", LONG)
+
+
+def envelope(id: str, queue: str = "q", **fields: Any) -> Envelope:
+    return Envelope(id=id, queue=queue, body=fields.pop("body", b"body"), **fields)
+
+
+def ids(found: Any) -> list[str]:
+    return [each.id for each in found]
+
+
+def admin(server: RedisServer) -> Redis:
+    """Return a client that may do everything."""
+    return Redis(port=server.port)
+
+
+def prefix_of(broker: RedisBroker) -> str:
+    return broker.url.options["prefix"]
+
+
+def keys_of(broker: RedisBroker, server: RedisServer) -> list[str]:
+    """Return the names of all keys of a broker, without its prefix."""
+    with admin(server) as client:
+        start = f"{prefix_of(broker)}:"
+        return sorted(key.decode().removeprefix(start) for key in client.scan_iter(f"{start}*", count=1000))
+
+
+# What the server forgets.
+
+
+def test_scripts_that_the_server_has_forgotten_are_sent_again(broker: RedisBroker, redis_server: RedisServer) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    for n in range(2):
+        ask(redis_server.port, "SCRIPT FLUSH")
+        broker.publish([envelope(f"{n}")])
+        ask(redis_server.port, "SCRIPT FLUSH")
+        taken = consumer.receive(1, HANGS)
+        ask(redis_server.port, "SCRIPT FLUSH")
+        assert (ids(taken), list(consumer.ack(taken))) == ([f"{n}"], [])
+
+
+def test_a_killed_server_comes_back_with_all_that_was_confirmed(durable_redis: RedisServer) -> None:
+    with opened(durable_redis) as broker:
+        broker.publish([envelope(f"{n}") for n in range(100)])
+        consumer = broker.consumer(["q"], LONG)
+        consumer.ack(consumer.receive(10, HANGS))
+        durable_redis.kill()
+        for call in (lambda: broker.publish([envelope("late")]), lambda: consumer.receive(1, 0.2), broker.open):
+            with pytest.raises(BrokerUnavailable, match="cannot be reached"):
+                call()
+        durable_redis.start()
+        broker.open()
+        assert len(broker.consumer(["q"], LONG).receive(1000, HANGS)) == 90
+
+
+def test_a_consumer_of_before_is_dead_after_opening_again(broker: RedisBroker) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    broker.open()
+    with pytest.raises(BrokerUnavailable):
+        consumer.receive(1, 0.2)
+
+
+# Waking.
+
+MAKE_READY: dict[str, Callable[[Broker, Consumer, list[Delivery]], object]] = {
+    "publish": lambda broker, holder, held: broker.publish([envelope("a", attempt=1)]),
+    "requeue": lambda broker, holder, held: holder.requeue(held),
+    "release": lambda broker, holder, held: holder.release(held),
+    "close": lambda broker, holder, held: holder.close(),
+    "replay": lambda broker, holder, held: (holder.bury(held, "for the test"), broker.replay("q")),
+}
+
+
+@pytest.mark.usefixtures("only_bells_wake")
+@pytest.mark.parametrize("verb", MAKE_READY)
+def test_a_waiting_worker_is_woken_by_a_bell(alone_and_in_a_cluster: RedisBroker, verb: str) -> None:
+    broker = alone_and_in_a_cluster
+    consumer, holder = broker.consumer(["other", "q"], LONG), broker.consumer(["q"], LONG)
+    broker.publish([envelope("a")])
+    held = list(holder.receive(1, HANGS))
+    assert list(consumer.receive(1, 0.05)) == []
+    waiting = Background(lambda: consumer.receive(1, HANGS / 2))
+    MAKE_READY[verb](broker, holder, held)
+    assert ids(waiting.result()) == ["a"]
+
+
+@pytest.mark.usefixtures("only_bells_wake")
+def test_a_batch_wakes_as_many_workers_as_it_can_occupy(alone_and_in_a_cluster: RedisBroker) -> None:
+    broker = alone_and_in_a_cluster
+    consumers = [broker.consumer(["q"], LONG) for _ in range(4)]
+    assert [list(consumer.receive(1, 0.05)) for consumer in consumers] == [[]] * 4
+    waiting = [Background(lambda consumer=consumer: consumer.receive(1, HANGS / 2)) for consumer in consumers]
+    broker.publish([envelope(f"{n}") for n in range(4)])
+    assert sorted(id for each in waiting for id in ids(each.result())) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.usefixtures("only_bells_wake")
+def test_an_idle_worker_waits_and_does_not_search(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    run, scripts = broker._queues.run, []
+    monkeypatch.setattr(broker._queues, "run", lambda name, *rest: (scripts.append(name), run(name, *rest))[1])
+    for _ in range(5):
+        assert list(consumer.receive(10, 0.02)) == []
+    assert scripts == ["receive"]
+
+
+def test_a_ring_that_is_lost_costs_a_second_and_no_message(broker: RedisBroker, redis_server: RedisServer) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    assert list(consumer.receive(1, 0.05)) == []
+    broker.publish([envelope("a")])
+    ask(redis_server.port, "DEL", broker._queues.bell("q"))
+    assert ids(consumer.receive(1, HANGS)) == ["a"]
+
+
+def test_a_short_delay_is_told_to_a_worker_that_waits(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_consumer, "LOOK", LONG)
+    consumer = broker.consumer(["q"], LONG)
+    assert list(consumer.receive(1, 0.05)) == []
+    waiting = Background(lambda: consumer.receive(1, HANGS / 2))
+    broker.publish([envelope("soon", delay=0.3)])
+    assert ids(waiting.result()) == ["soon"]
+
+
+# What is left.
+
+
+def test_nothing_is_left_of_messages_that_are_done(
+    broker: RedisBroker, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = broker.consumer(["q", "other"], LONG)
+    broker.publish([envelope(f"p{n}", priority=n) for n in range(10)])
+    broker.publish([envelope("later", delay=0.05), envelope("again"), envelope("again", attempt=1)])
+    broker.publish([envelope("elsewhere", "other"), envelope("dead"), envelope("replayed")])
+    broker.cancel(["p1", "unknown"], 0.05)
+    once = True
+    while taken := consumer.receive(5, 0.5):
+        some = [each for each in taken if each.id in ("dead", "replayed") and each.delivery_count == 1 and once]
+        consumer.bury(some, "for the test")
+        rest = [each for each in taken if each not in some]
+        consumer.requeue([each for each in rest if each.id == "p3" and each.delivery_count == 1], 0.05)
+        consumer.release([each for each in rest if each.id == "p4" and once])
+        consumer.extend(rest, LONG)
+        consumer.ack(rest)
+        if some:
+            once = False
+            broker.replay("q", ["replayed"])
+    assert broker.discard("q") == 1
+    # The marks go when the last of them ends, give or take a second.
+    wait_until(lambda: keys_of(broker, redis_server) == ["queues"])
+
+    monkeypatch.setattr(redis_broker, "FORGET_AFTER", 0.0)
+    assert list(broker.queues()) == []
+    assert keys_of(broker, redis_server) == []
+
+
+def test_a_queue_that_holds_something_is_never_forgotten(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_broker, "FORGET_AFTER", 0.0)
+    broker.publish([envelope("a", "full"), envelope("b", "empty")])
+    broker.purge("empty")
+    assert list(broker.queues()) == ["full"]
+    assert broker.find(["a"]) == {"a": "ready"}
+
+
+def test_two_prefixes_on_one_server_know_nothing_of_each_other(redis_server: RedisServer) -> None:
+    with opened(redis_server) as mine, opened(redis_server) as yours:
+        mine.publish([envelope("a")])
+        mine.cancel(["a"], LONG)
+        assert (yours.queues(), yours.find(["a"]), yours.cancelled(["a"])) == ([], {}, set())
+        assert list(yours.consumer(["q"], LONG).receive(1, 0)) == []
+
+
+def test_a_waiting_task_takes_no_more_than_250_bytes(redis_server: RedisServer) -> None:
+    app = Dray("shop", broker=url_of(redis_server).reveal())
+
+    @app.task
+    def nothing() -> None: ...
+
+    many = 5000
+    for _ in range(many):
+        nothing.delay()
+    broker = app.broker
+    try:
+        prefix = broker.url.options["prefix"]
+        with admin(redis_server) as client:
+            keys = list(client.scan_iter(f"{prefix}:*", count=1000))
+            taken = sum(client.memory_usage(key, samples=0) or 0 for key in keys)
+        assert taken / many <= 250
+    finally:
+        (queue,) = broker.queues()
+        broker.purge(queue)
+        app.close()
+
+
+def test_what_somebody_deletes_by_hand_holds_up_nothing_else(broker: RedisBroker, redis_server: RedisServer) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    broker.publish([envelope("a"), envelope("b", delay=0.05)])
+    lent = consumer.receive(1, HANGS)
+    ask(redis_server.port, "DEL", f"{broker._queues.base('q')}:held")
+    broker.publish([envelope("c")])
+    assert list(consumer.requeue(lent)) in ([], lent)
+    taken = [*consumer.receive(5, HANGS), *consumer.receive(5, 0.2)]
+    assert ids(taken) == ["c"]
+    # And it may be sent again.
+    broker.publish([envelope("b")])
+    assert ids(consumer.receive(5, HANGS)) == ["b"]
+
+
+# A server without room.
+
+
+@pytest.fixture
+def full(durable_redis: RedisServer) -> Iterator[RedisBroker]:
+    with opened(durable_redis) as broker:
+        broker.publish([envelope(f"{n}", body=bytes(1000)) for n in range(10)])
+        ask(durable_redis.port, "CONFIG SET", "maxmemory", "1000")
+        yield broker
+
+
+def test_a_full_server_refuses_what_is_sent_in_words_and_keeps_nothing_of_it(
+    full: RedisBroker, durable_redis: RedisServer
+) -> None:
+    with pytest.raises(PublishError, match="is full: its maxmemory is reached and its policy is noeviction") as error:
+        full.publish([envelope("x"), envelope("y")])
+    assert list(error.value.rejected) == ["x", "y"]
+    ask(durable_redis.port, "CONFIG SET", "maxmemory", "0")
+    assert full.find(["x", "y"]) == {}
+    full.publish([envelope("x"), envelope("y")])
+    assert full.find(["x", "y"]) == {"x": "ready", "y": "ready"}
+
+
+def test_a_full_server_can_be_emptied(full: RedisBroker) -> None:
+    consumer = full.consumer(["q"], LONG)
+    taken = consumer.receive(10, HANGS)
+    assert len(taken) == 10
+    assert list(consumer.extend(taken, LONG)) == []
+    assert list(consumer.bury(taken[:2], "for the test")) == []
+    assert list(consumer.requeue(taken[2:4], 0.05)) == []
+    assert list(consumer.requeue(taken[4:6])) == []
+    assert list(consumer.release(taken[6:8])) == []
+    assert list(consumer.ack(taken[8:])) == []
+    assert full.replay("q") == 2
+    assert full.purge("q") == 8
+    assert list(full.queues()) == []
+
+
+def test_advice_names_what_loses_tasks(durable_redis: RedisServer) -> None:
+    with opened(durable_redis) as broker:
+        assert list(broker.advice(["q"])) == []
+        for name, value in {"maxmemory-policy": "allkeys-lru", "appendonly": "no"}.items():
+            ask(durable_redis.port, "CONFIG SET", name, value)
+        eviction, persistence = broker.advice(["q"])
+    assert "allkeys-lru" in eviction
+    assert "appendonly" in persistence
+
+
+def test_advice_says_what_it_may_not_look_at(redis_tls_server: RedisTlsServer) -> None:
+    with opened(redis_tls_server) as broker:
+        assert [advice for advice in broker.advice(["q"]) if "CONFIG is not allowed" not in advice] == []
+
+
+def test_advice_is_given_on_a_cluster(redis_cluster: RedisCluster) -> None:
+    with opened(redis_cluster) as broker:
+        assert any("appendonly" in advice for advice in broker.advice(["q"]))
+
+
+# Replies that are lost.
+
+
+class Proxy:
+    """Stands between a client and a server, and can keep one reply back and hang up instead."""
+
+    def __init__(self, port: int) -> None:
+        self._server = port
+        self._swallow = threading.Event()
+        self.swallowed = threading.Event()
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def swallow_next_reply(self) -> None:
+        self.swallowed.clear()
+        self._swallow.set()
+
+    def close(self) -> None:
+        self._door.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._door.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server))
+            threading.Thread(target=self._pass_on, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, True), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
+        with source, target:
+            try:
+                while data := source.recv(65536):
+                    if replies and self._swallow.is_set():
+                        self._swallow.clear()
+                        self.swallowed.set()
+                        break
+                    target.sendall(data)
+            except OSError:
+                pass
+            for end in (source, target):
+                with_either_end_the_other_goes(end)
+
+
+def with_either_end_the_other_goes(end: socket.socket) -> None:
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    with closing(Proxy(redis_server.port)) as proxy:
+        yield proxy
+
+
+def test_a_send_whose_reply_was_lost_is_not_repeated_by_the_driver_and_may_be_by_us(proxy: Proxy) -> None:
+    with opened(f"redis://127.0.0.1:{proxy.port}/0") as broker:
+        broker.publish([envelope("first")])
+        proxy.swallow_next_reply()
+        with pytest.raises(BrokerUnavailable):
+            broker.publish([envelope("a")])
+        assert proxy.swallowed.is_set()
+        assert broker.sizes(["q"])["q"]["ready"] == 2
+        broker.publish([envelope("a")])
+        consumer = broker.consumer(["q"], LONG)
+        assert ids(consumer.receive(10, HANGS)) == ["first", "a"]
+        assert list(consumer.receive(10, 0.05)) == []
+
+
+def test_messages_that_were_lent_in_a_lost_reply_come_back(proxy: Proxy) -> None:
+    with opened(f"redis://127.0.0.1:{proxy.port}/0") as broker:
+        broker.publish([envelope("a")])
+        consumer = broker.consumer(["q"], 0.3)
+        proxy.swallow_next_reply()
+        with pytest.raises(BrokerUnavailable):
+            consumer.receive(1, 0)
+        assert broker.find(["a"]) == {"a": "leased"}
+        (delivery,) = consumer.receive(1, HANGS)
+        assert (delivery.id, delivery.delivery_count) == ("a", 2)
+
+
+def test_an_ack_whose_reply_was_lost_was_an_ack(proxy: Proxy) -> None:
+    with opened(f"redis://127.0.0.1:{proxy.port}/0") as broker:
+        broker.publish([envelope("a")])
+        consumer = broker.consumer(["q"], LONG)
+        taken = consumer.receive(1, HANGS)
+        proxy.swallow_next_reply()
+        with pytest.raises(BrokerUnavailable):
+            consumer.ack(taken)
+        assert ids(consumer.ack(taken)) == ["a"]
+        assert broker.find(["a"]) == {}
+
+
+# Replicas.
+
+
+def test_a_failover_is_an_outage_that_passes(durable_sentinel: RedisSentinel) -> None:
+    with opened(durable_sentinel, wait_replicas=1, wait_timeout=5) as broker:
+        broker.publish([envelope(f"{n}") for n in range(10)])
+        consumer = broker.consumer(["q"], LONG)
+        consumer.ack(consumer.receive(4, HANGS))
+        dead = durable_sentinel.kill_master()
+        with pytest.raises(BrokerUnavailable):
+            wait_until(lambda: consumer.receive(1, 0.2) and False)
+        durable_sentinel.wait_for_new_master(dead)
+        wait_until(lambda: opens(broker))
+        broker.publish([envelope("after")])
+        taken = broker.consumer(["q"], LONG).receive(100, HANGS)
+        assert {*map(str, range(4, 10)), "after"} <= set(ids(taken))
+
+
+def opens(broker: Broker) -> bool:
+    try:
+        broker.open()
+    except BrokerUnavailable:
+        return False
+    return True
+
+
+def test_a_send_is_confirmed_when_enough_replicas_have_it(redis_sentinel: RedisSentinel) -> None:
+    with opened(redis_sentinel, wait_replicas=2, wait_timeout=5) as broker:
+        broker.publish([envelope("a")])
+        assert broker.find(["a"]) == {"a": "ready"}
+
+
+@pytest.mark.parametrize("server", ["redis_server", "redis_cluster"])
+def test_a_send_is_not_confirmed_when_too_few_replicas_have_it(request: pytest.FixtureRequest, server: str) -> None:
+    with opened(request.getfixturevalue(server), wait_replicas=1, wait_timeout=0.05) as broker:
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="0 of 1 replicas had it within 0.05 s"):
+                broker.publish([envelope("a")])
+        assert broker.sizes(["q"])["q"]["ready"] == 1
+
+
+# Ways in.
+
+
+def test_a_socket_in_the_file_system_is_a_way_in(redis_server: RedisServer) -> None:
+    if not hasattr(redis_server, "unix_url"):
+        pytest.skip("the socket of a server that was given is not known")
+    with opened(redis_server.unix_url) as broker:
+        broker.publish([envelope("a")])
+        assert ids(broker.consumer(["q"], LONG).receive(1, HANGS)) == ["a"]
+
+
+def test_the_third_version_of_the_protocol_works_too(redis_server: RedisServer) -> None:
+    with opened(redis_server, protocol=3) as broker:
+        broker.publish([envelope("a", delay=0.05), envelope("b")])
+        broker.cancel(["b"], LONG)
+        consumer = broker.consumer(["q"], LONG)
+        assert [(each.id, each.cancelled) for each in consumer.receive(1, HANGS)] == [("b", True)]
+        assert ids(consumer.receive(1, HANGS)) == ["a"]
+        assert list(consumer.receive(1, 0.05)) == []
+
+
+def refusal(url: str | Url, kind: type[BrokerError] = BrokerError) -> str:
+    """Return in which words opening is refused; a refusal that does not pass must not say that it might."""
+    broker = RedisBroker(url if isinstance(url, Url) else Url.parse(url))
+    with pytest.raises(BrokerError) as error:
+        broker.open()
+    broker.close()
+    assert type(error.value) is kind
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_wrong_password_is_refused_in_words(redis_tls_server: RedisTlsServer) -> None:
+    wrong = redis_tls_server.url.replace("s3cret", "secret")
+    assert "refuses the user name or password" in refusal(wrong)
+
+
+def test_a_password_that_is_missing_is_asked_for(redis_tls_server: RedisTlsServer) -> None:
+    assert "wants a password" in refusal(redis_tls_server.url.replace("tasks:s3cret@", ""))
+
+
+def test_a_password_too_many_is_named(redis_server: RedisServer) -> None:
+    assert "has no password, and the URL has one" in refusal(f"redis://:secret@127.0.0.1:{redis_server.port}")
+
+
+def test_a_missing_permission_is_named_and_what_would_do(redis_tls_server: RedisTlsServer) -> None:
+    said = refusal(url_of(redis_tls_server, prefix="elsewhere"))
+    assert "the user 'tasks' lacks a permission" in said
+    assert "~elsewhere:* &elsewhere:* +@all -@admin -@dangerous" in said
+
+
+def test_tls_where_there_is_none_is_named(redis_server: RedisServer) -> None:
+    assert "speaks no TLS; write redis://" in refusal(f"rediss://127.0.0.1:{redis_server.port}")
+
+
+def test_no_tls_where_there_is_one_is_named(redis_tls_server: RedisTlsServer) -> None:
+    assert "speaks TLS; write rediss://" in refusal(f"redis://localhost:{redis_tls_server.port}")
+
+
+def test_a_certificate_that_is_not_trusted_is_named(redis_tls_server: RedisTlsServer) -> None:
+    assert "ssl_ca_certs" in refusal(redis_tls_server.url.partition("?")[0])
+
+
+def test_a_database_that_is_not_there_is_named(redis_server: RedisServer) -> None:
+    assert "has no database of that number" in refusal(f"redis://127.0.0.1:{redis_server.port}/999")
+
+
+def test_a_cluster_is_told_from_one_server(redis_server: RedisServer, redis_cluster: RedisCluster) -> None:
+    assert "is not a cluster; write redis://" in refusal(f"redis+cluster://127.0.0.1:{redis_server.port}")
+    said = {refusal_or_none(url_of(f"redis://127.0.0.1:{port}")) for port in redis_cluster.ports}
+    assert any("is part of a cluster; write redis+cluster://" in (each or "") for each in said)
+
+
+def refusal_or_none(url: Url) -> str | None:
+    broker = RedisBroker(url)
+    try:
+        broker.open()
+    except BrokerError as error:
+        return str(error)
+    finally:
+        broker.close()
+    return None
+
+
+def test_a_service_that_no_sentinel_knows_may_come_yet(redis_sentinel: RedisSentinel) -> None:
+    url = redis_sentinel.url.replace(f"/{redis_sentinel.master_name}/", "/unknown/")
+    assert "No master found for 'unknown'" in refusal(url, BrokerUnavailable)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel"])
+def test_nobody_at_the_door_is_an_outage(scheme: str) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    path = "/service/0" if "sentinel" in scheme else ""
+    assert f"127.0.0.1:{port}" in refusal(f"{scheme}://127.0.0.1:{port}{path}?connect_timeout=1", BrokerUnavailable)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel"])
+def test_a_server_that_never_answers_is_an_outage_within_bounds(scheme: str) -> None:
+    # It takes connections, in the way of a machine that hangs, and says nothing.
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        path = "/service/0" if "sentinel" in scheme else ""
+        url = f"{scheme}://{address}{path}?connect_timeout=0.3&socket_timeout=0.3"
+        assert "imed out" in Background(lambda: refusal(url, BrokerUnavailable)).result()
+
+
+def test_keys_of_somebody_else_are_left_alone(broker: RedisBroker, redis_server: RedisServer) -> None:
+    ask(redis_server.port, "SET", f"{broker._queues.base('q')}:ids", "not ours")
+    with pytest.raises(PublishError, match="keys of that name that are not ours"):
+        broker.publish([envelope("a")])
+    assert ask(redis_server.port, "GET", f"{broker._queues.base('q')}:ids") == b"not ours"

@@ -1,0 +1,96 @@
+"""The sqs:// broker keeps the broker contract, on two servers that err in different places, on both kinds of queues."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dray import Broker, Url
+from dray.testing import BrokerContract
+from dray.testing.background import Background
+from dray_brokers.sqs import SqsBroker
+
+from ..servers.sqs import MiniStackServer, MotoServer, SqsServer
+
+
+class SqsContract(BrokerContract):
+    """What the runs have in common: queues with a prefix of their own, loans of whole seconds, short long polls."""
+
+    lease = 1.0
+    many = 600
+    options = ""
+
+    def on(self, server: SqsServer) -> SqsBroker:
+        return SqsBroker(Url.parse(f"{server.url}&prefix={secrets.token_urlsafe(4)}&wait=1{self.options}"))
+
+    @pytest.fixture
+    def server(self) -> SqsServer:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def broker(self, server: SqsServer, tmp_path: Path) -> Iterator[Broker]:
+        broker = self.on(server)
+        broker.open()
+        yield broker
+        broker.close()
+
+    def cut(self, broker: Broker) -> None:
+        assert isinstance(broker, SqsBroker)
+        broker._client._client().close()
+
+
+class OnMoto(SqsContract):
+    # It looks at every message of a queue for each request.
+    many, patience = 100, 30.0
+    # It has no lock: polls that race are lent the same messages.
+    options = "&receivers=1"
+
+    def test_racing_consumers_share_out_every_message_once(self, broker: Broker) -> None:
+        self.send(broker, *(f"m{n}" for n in range(self.many)))
+        self._race(broker, broker)
+
+    def test_racing_connections_share_out_every_message_once(self, broker: Broker) -> None:
+        self.send(broker, *(f"m{n}" for n in range(self.many)))
+        with self.another(broker) as other:
+            self._race(broker, other)
+
+    def _race(self, *brokers: Broker) -> None:
+        """Drain in four threads, two of which are lent the same message now and then."""
+        racers = [Background(partial(self._drain, self.consumer(each))) for each in (*brokers, *brokers)]
+        assert len({id for racer in racers for id in racer.result()}) == self.many
+
+
+class TestSqsOnMoto(OnMoto):
+    @pytest.fixture
+    def server(self, moto_server: MotoServer) -> SqsServer:
+        return moto_server
+
+
+class TestSqsOnMiniStack(SqsContract):
+    # It takes a quarter of what SQS takes today.
+    options = "&max_bytes=262144"
+
+    @pytest.fixture
+    def server(self, ministack_server: MiniStackServer) -> SqsServer:
+        return ministack_server
+
+
+class TestFifoSqsOnMoto(OnMoto):
+    options = "&fifo=yes&receivers=1"
+
+    @pytest.fixture
+    def server(self, moto_server: MotoServer) -> SqsServer:
+        return moto_server
+
+
+class TestFifoSqsOnMiniStack(SqsContract):
+    many = 200
+    options = "&fifo=yes&max_bytes=262144"
+
+    @pytest.fixture
+    def server(self, ministack_server: MiniStackServer) -> SqsServer:
+        return ministack_server
