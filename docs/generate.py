@@ -9,18 +9,19 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 import dray
-from dray import Broker, Capabilities, Url, options
+from dray import Capabilities, options
 from dray.capabilities import resolve
 from dray.celery_settings import _INSTEAD
 from dray.cli import COMMANDS, cli
@@ -258,15 +259,67 @@ def send_options() -> str:
     return _typed_words("SendOptions")
 
 
+#: The columns of the table of brokers, and the test class whose run of the kit says what such a broker declares.
+COLUMNS = {
+    "memory": "TestMemoryBroker",
+    "sqlite": "TestSqliteBroker",
+    "redis, valkey": "TestRedisBroker",
+    "rabbitmq, classic": "TestClassicQueues",
+    "rabbitmq, quorum": "TestQuorumQueues",
+    "sqs": "TestSqsBroker",
+    "sqs, fifo": "TestSqsFifoBroker",
+    "postgresql": "TestPostgresBroker",
+    "kombu+redis": "TestKombuRedis",
+}
+
+
+def grades() -> dict[str, Any]:
+    """Return the grade cards of the last whole run of the kits (`make grades` writes them)."""
+    found: dict[str, Any] = json.loads((ROOT / "docs" / "grades.json").read_text())
+    return found
+
+
+def _declared() -> dict[str, Capabilities]:
+    cards = grades()
+    known = {name: msgspec.convert(cards[card]["capabilities"], Capabilities) for name, card in COLUMNS.items()}
+    return {**known, "folder (example)": _load_folder().FolderBroker.capabilities}
+
+
 def brokers() -> str:
-    """Return how each feature is had on each broker that comes with dray, and on the example plugin's."""
+    """Return how each feature is had on each broker: natively, by the engine, with a store only, or not at all."""
+    known, store = _declared(), Capabilities()
     rows: dict[str, list[str]] = {}
-    known = {**dict(_built_in_brokers()), "folder (example)": _load_folder().FolderBroker.capabilities}
-    for capabilities in known.values():
-        for support in resolve(capabilities):
-            cell = f"**{support.how}**" if support.how != "native" else "native"
-            rows.setdefault(support.feature, []).append(f"{cell}: {support.note}" if support.note else cell)
+    for can in known.values():
+        for alone, helped in zip(resolve(can), resolve(can, store), strict=True):
+            cell = {"native": "native", "emulated": "*emulated*"}.get(alone.how, "refused")
+            if alone.how == "refused" and helped.how == "emulated":
+                cell = "*with a store*"
+            rows.setdefault(alone.feature, []).append(cell)
     return table(("feature", *known), [(feature, *cells) for feature, cells in rows.items()])
+
+
+def broker_notes() -> str:
+    """Return what each word of the table above means, broker by broker where they differ."""
+    said: dict[tuple[str, str, str], list[str]] = {}
+    for name, can in _declared().items():
+        for row in resolve(can, Capabilities()):
+            if row.note:
+                said.setdefault((row.feature, row.how, row.note), []).append(name)
+    order = {feature: n for n, feature in enumerate(row.feature for row in resolve(Capabilities()))}
+    rows = [
+        (feature, how, note, ", ".join(names))
+        for (feature, how, note), names in sorted(said.items(), key=lambda pair: order[pair[0][0]])
+    ]
+    return table(("feature", "how", "what that means", "where"), rows)
+
+
+def grade_cards() -> str:
+    """Return what the kits said of each adapter."""
+    rows = []
+    for name, card in grades().items():
+        missing = ", ".join(f"{why} ({n})" for why, n in card["skipped"].items())
+        rows.append((name.removeprefix("Test"), card["kit"], str(card["passed"]), str(card["failed"]), missing))
+    return table(("adapter", "kit", "passed", "failed", "not claimed (sentences skipped)"), rows)
 
 
 def capabilities() -> str:
@@ -342,20 +395,6 @@ def _typed_words(name: str) -> str:
     return table(("option", "type", "meaning"), rows)
 
 
-def _built_in_brokers() -> Iterator[tuple[str, Capabilities]]:
-    app = dray.Dray("docs", set_as_current=False, plugins=[])
-    for scheme in app.plugins.names("brokers"):
-        with tempfile.TemporaryDirectory() as folder:
-            broker: Broker = app.plugins.find("brokers", scheme)(Url.parse(_url(scheme, folder)))
-            broker.open()
-            yield scheme, broker.capabilities
-            broker.close()
-
-
-def _url(scheme: str, folder: str) -> str:
-    return f"{scheme}:///{folder}/queue" if scheme == "sqlite" else f"{scheme}://"
-
-
 def _load_folder() -> Any:
     spec = importlib.util.spec_from_file_location("dray_folder", FOLDER_PLUGIN)
     assert spec is not None and spec.loader is not None
@@ -370,7 +409,7 @@ PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "cli.md": c
 #: The generated tables: page -> name -> function that returns its text.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "tasks.md": {"task options": task_options, "send options": send_options},
-    "brokers.md": {"brokers": brokers, "kits": kits},
+    "brokers.md": {"brokers": brokers, "notes": broker_notes, "kits": kits, "grades": grade_cards},
     "write-a-broker.md": {"capabilities": capabilities},
     "plugins.md": {"resources": resources},
     "errors.md": {"errors": errors},

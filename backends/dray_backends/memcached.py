@@ -17,8 +17,8 @@ from math import ceil
 from typing import Any
 
 import msgspec
-from pymemcache.client.base import PooledClient  # type: ignore[import-untyped]
-from pymemcache.exceptions import (  # type: ignore[import-untyped]
+from pymemcache.client.base import PooledClient
+from pymemcache.exceptions import (
     MemcacheClientError,
     MemcacheError,
     MemcacheServerError,

@@ -70,7 +70,7 @@ class KombuBroker(Broker):
     What a consumer holds ends with its connection, and comes back at once where kombu can do that.
     """
 
-    capabilities = Capabilities(max_receive_batch=BATCH, max_publish_batch=BATCH, durable=False)
+    capabilities = Capabilities(max_receive_batch=BATCH, max_publish_batch=BATCH, redelivers=False, durable=False)
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)
@@ -92,8 +92,8 @@ class KombuBroker(Broker):
             fifo=traits.fifo,
             purge=self._link.purges,
             size="approximate" if self._link.tells_size else "",
-            # A killed worker's messages are part of what publish() returned for.
-            durable=traits.durable and traits.redelivers,
+            redelivers=traits.redelivers,
+            durable=traits.durable,
             shared=traits.shared,
         )
         for consumer in self._each_consumer():

@@ -184,11 +184,17 @@ class Link:
                     **message,
                 )
                 self._hand_over()
+            except TimeoutError as error:
+                self._fails("publish to", error)
+                raise BrokerUnavailable(
+                    f"{self._place.url} did not take a message within {self._place.options.timeout:g} s: the server is "
+                    "frozen, or has an alarm for its memory or disk"
+                ) from error
             except Exception as error:
                 if type(error).__name__ == "MessageNacked":
                     raise Refused("the server did not take it: the queue is full") from error
-                if type(error).__name__ in ("PreconditionFailed", "ContentTooLarge"):
-                    # The server has closed the channel; the connection goes on.
+                if type(error).__name__ in ("PreconditionFailed", "ContentTooLarge") and self._heals:
+                    # The server has closed the channel, with all that was lent through it; the connection goes on.
                     self._open_channel()
                     raise Refused(mask(str(error))) from error
                 raise

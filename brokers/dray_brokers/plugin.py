@@ -16,7 +16,7 @@ REDIS = (
     *("valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster"),
 )
 extras |= dict.fromkeys(REDIS, "redis")
-extras |= {"amqp": "rabbitmq", "amqps": "rabbitmq"}
+extras |= {"amqp": "rabbitmq", "amqps": "rabbitmq", "sqs": "sqs"}
 
 
 @hookimpl
@@ -26,6 +26,7 @@ def register_brokers(register: Callable[[str, Any], None]) -> None:
     register("postgres", "dray_brokers.postgres:PostgresBroker")
     register("postgresql", "dray_brokers.postgres:PostgresBroker")
     register("sqlite", "dray_brokers.sqlite:SqliteBroker")
+    register("sqs", "dray_brokers.sqs:SqsBroker")
     for scheme in ("amqp", "amqps"):
         register(scheme, "dray_brokers.rabbitmq:RabbitBroker")
     for scheme in REDIS:

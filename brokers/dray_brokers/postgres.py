@@ -204,8 +204,9 @@ class PostgresBroker(Broker):
         if options.listen == "no" or options.notify == "no":
             return []
         with self._server.listener(CHANNEL, _subjects).watching([probe := f"probe {secrets.token_hex(8)}"]) as watch:
-            # The first ring tells that it listens now; the second is the one that was asked for.
-            watch.wait(self._server.options.connect_timeout)
+            # It rings as soon as it listens.
+            if not watch.live:
+                watch.wait(self._server.options.connect_timeout)
             watch.clear()
             self.ring([probe])
             watch.wait(LISTENING_PAUSE)
@@ -288,7 +289,13 @@ class PostgresConsumer(Consumer):
         taken: list[Delivery] = []
         for look in looks:
             if _due(look) and len(taken) < limit:
-                taken += self._fetch(look[0], limit - len(taken))
+                try:
+                    taken += self._fetch(look[0], limit - len(taken))
+                except BrokerUnavailable:
+                    # What is lent already is handed over: it would have to wait for its lease to run out.
+                    if not taken:
+                        raise
+                    break
         if taken:
             self._lent.update(delivery.receipt for delivery in taken)
             self._pause = FIRST_PAUSE

@@ -20,13 +20,13 @@ import msgspec
 from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.exceptions import AskError, NoScriptError, RedisError
+from redis.exceptions import AskError, NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from dray import DrayError, Url, UrlError
 
-from .redis_errors import Words, speaks_tls
+from .redis_errors import TROUBLE, Words
 
 PORT, SENTINEL_PORT = 6379, 26379
 #: Most connections to one node: as many as there are threads that call. Each is opened when it is first needed.
@@ -206,7 +206,7 @@ class Line:
         self._met = self.closed = False
         try:
             self.client: Any = place.client(socket_timeout)
-        except (RedisError, OSError) as error:
+        except TROUBLE as error:
             raise self._in_words(error) from error
 
     def command(self, *parts: Any, **options: Any) -> Any:
@@ -273,9 +273,9 @@ class Line:
             raise
         except NoScriptError as error:
             raise _UnknownScript from error
+        except TROUBLE as error:
+            raise self._in_words(error) from error
         except Exception as error:
-            if isinstance(error, RedisError | OSError):
-                raise self._in_words(error) from error
             if self.closed:
                 # Closed by another thread in the middle of a call, the driver stumbles over what is no longer there.
                 raise self._words.unavailable(f"{self._words.url} was closed in the middle of a call") from error
@@ -285,12 +285,10 @@ class Line:
                 self._hang_up()
 
     def _in_words(self, error: Exception) -> DrayError:
-        if not self._met and self._words.hung_up(error) and not self._place.tls:
-            timeout = self._place.options.connect_timeout
-            for host, port in self._place.hosts:
-                if speaks_tls(host, port, timeout):
-                    return self._words.refused(f"{self._words.url}: {host}:{port} speaks TLS; write rediss:// instead")
-        return self._words.of(error)
+        if self._met or self._place.kind == "unix":
+            return self._words.of(error)
+        place = self._place
+        return self._words.of_first_contact(error, place.hosts, place.tls, place.options.connect_timeout)
 
     def _hang_up(self) -> None:
         if self._place.kind == "cluster":

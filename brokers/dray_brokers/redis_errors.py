@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from redis import exceptions as redis
+from redis.sentinel import MasterNotFoundError
 
 from dray import DrayError, Url, mask
 
@@ -14,7 +16,7 @@ from dray import DrayError, Url, mask
 PASSING = {
     "LOADING": "is still loading its data",
     "BUSY ": "is busy with somebody's script",
-    "READONLY": "is a replica just now; a failover is under way",
+    "READONLY": "is a replica; a failover is under way, or the URL names the wrong host",
     "UNBLOCKED": "has become a replica; a failover is under way",
     "MASTERDOWN": "is a replica that has lost its master",
     "CLUSTERDOWN": "is a cluster of which a part is down",
@@ -38,18 +40,32 @@ LASTING = {
     "Cluster mode is not enabled": "is not a cluster; write redis:// instead",
     "cluster support disabled": "is not a cluster; write redis:// instead",
     "WRONGTYPE": "has keys of that name that are not ours; choose another prefix with ?prefix=NAME",
-    "unknown command": "is too old; Redis 6.2 or newer, or Valkey, is needed",
-    "Unknown Redis command": "is too old; Redis 6.2 or newer, or Valkey, is needed",
-    "wrong number of arg": "is too old; Redis 6.2 or newer, or Valkey, is needed",
+    "unknown command": "does not know a command; Redis 6.2 or newer, or Valkey, is needed",
+    "Unknown Redis command": "does not know a command; Redis 6.2 or newer, or Valkey, is needed",
+    "wrong number of arg": "does not know a command; Redis 6.2 or newer, or Valkey, is needed",
     "CERTIFICATE_VERIFY_FAILED": "shows a certificate that is not trusted; name its authority with "
     "?ssl_ca_certs=FILE, and connect by a name that is in it",
     "WRONG_VERSION_NUMBER": "speaks no TLS; write redis:// instead of rediss://",
     "RECORD_LAYER_FAILURE": "speaks no TLS; write redis:// instead of rediss://",
     "CERTIFICATE_REQUIRED": "wants a certificate of ours; name it with ?ssl_certfile=FILE&ssl_keyfile=FILE",
 }
+#: How the replies begin that redis-py shows without their beginning.
+CODES: dict[type[BaseException], str] = {
+    redis.BusyLoadingError: "LOADING ",
+    redis.ClusterCrossSlotError: "CROSSSLOT ",
+    redis.ClusterDownError: "CLUSTERDOWN ",
+    redis.MasterDownError: "MASTERDOWN ",
+    redis.MovedError: "MOVED ",
+    redis.NoPermissionError: "NOPERM ",
+    redis.OutOfMemoryError: "OOM ",
+    redis.ReadOnlyError: "READONLY ",
+    redis.TryAgainError: "TRYAGAIN ",
+}
 #: How a reply begins when there is no room, and what it means.
 NO_ROOM = "OOM command not allowed"
 FULL = "is full: its maxmemory is reached and its policy is noeviction; raise maxmemory, or let workers catch up"
+#: All that redis-py raises when something is wrong outside of this process.
+TROUBLE = (redis.RedisError, redis.RedisClusterException, OSError)
 #: How redis-py and the system call a connection that was there and is not any more, or that never was.
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
 
@@ -67,7 +83,7 @@ class Words(NamedTuple):
     def of(self, error: Exception) -> DrayError:
         """Return the error to raise in place of the driver's."""
         text = mask(_whole_text(error))
-        if isinstance(error, redis.NoPermissionError) or "NOPERM" in text or "no permissions" in text:
+        if "NOPERM" in text:
             return self.refused(
                 f"{self.url}: the user {self.url.username or 'default'!r} lacks a permission ({text}); dray needs the "
                 f"rights ~{self.prefix}:* &{self.prefix}:* +@all -@admin -@dangerous"
@@ -82,19 +98,27 @@ class Words(NamedTuple):
                 return self.unavailable(f"{self.url} {meaning} ({text})")
         if isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
             return self.refused(f"{self.url} does not let us in: {text}")
-        if isinstance(error, UNREACHABLE):
+        if any(isinstance(each, UNREACHABLE) for each in _chain(error)):
             return self.unavailable(f"{self.url} cannot be reached: {text}")
         if isinstance(error, redis.ClusterError | redis.RedisClusterException):
             return self.unavailable(f"{self.url} is a cluster that is not in order: {text}")
         return self.refused(f"{self.url} refused: {text}")
 
-    def hung_up(self, error: Exception) -> bool:
-        """Whether the server just closed the connection, as it does when it hears no TLS."""
-        return isinstance(error, redis.ConnectionError) and "losed" in _whole_text(error)
+    def of_first_contact(
+        self, error: Exception, hosts: Sequence[tuple[str, int]], tls: bool, timeout: float
+    ) -> DrayError:
+        """The same for the first command: with TLS on one side only, neither side understands a word of the other."""
+        speaks, signs = (speaks_plainly, ("imed out", "SSL")) if tls else (speaks_tls, ("losed", "reset"))
+        if any(sign in _whole_text(error) for sign in signs):
+            for host, port in hosts:
+                if speaks(host, port, timeout):
+                    found = "speaks no TLS; write redis://" if tls else "speaks TLS; write rediss://"
+                    return self.refused(f"{self.url}: {host}:{port} {found} instead")
+        return self.of(error)
 
 
 def speaks_tls(host: str, port: int, timeout: float) -> bool:
-    """Whether a TLS handshake with that server gets anywhere; nothing is sent to it."""
+    """Whether a TLS handshake with that server gets anywhere; nothing else is sent to it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -104,12 +128,38 @@ def speaks_tls(host: str, port: int, timeout: float) -> bool:
         return False
 
 
+def speaks_plainly(host: str, port: int, timeout: float) -> bool:
+    """Whether that server answers a PING as Redis does without TLS."""
+    try:
+        with socket.create_connection((host, port), timeout) as plain:
+            plain.sendall(b"PING\r\n")
+            return plain.recv(1) in (b"+", b"-")
+    except OSError:
+        return False
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Give an error and what led to it: what redis-py raises about a cluster says less than its cause."""
+    cause: BaseException | None = error
+    for _ in range(4):
+        if cause is not None:
+            yield cause
+            cause = cause.__cause__ or cause.__context__
+
+
 def _whole_text(error: BaseException) -> str:
-    # What redis-py raises about a cluster or Sentinel says less than what made it do so.
-    texts = [str(error) or type(error).__name__]
-    cause = error.__cause__ or error.__context__
-    while cause is not None and len(texts) < 4:
-        if str(cause) and str(cause) not in texts[0]:
-            texts.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
+    texts: list[str] = []
+    for each in _chain(error):
+        text = CODES.get(type(each), "") + _own_text(each)
+        if not any(str(each) in other for other in texts):
+            texts.append(text)
     return "; ".join(texts)
+
+
+def _own_text(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MasterNotFoundError):
+        # Between the service and the errors it has the insides of each connection to a Sentinel.
+        service, *errors = text.split(" - ")
+        return "; ".join([service.split(" : ")[0], *(each.split(", Redis<")[0].split(", <")[0] for each in errors)])
+    return text

@@ -96,7 +96,7 @@ class SqsBroker(Broker):
             self._queues.declare(queue.name, queue.arguments)
 
     def setup(self, queues: Sequence[str]) -> Sequence[str]:
-        missing = [queue for queue in queues if self._queues.found(queue) is None]
+        missing = [queue for queue in queues if self._queues.may_exist(queue) and self._queues.found(queue) is None]
         return [f"created the queue {self._queues.made(queue)}" for queue in missing]
 
     # Looking
@@ -110,7 +110,7 @@ class SqsBroker(Broker):
         return dict(zip(queues, self._client.side_by_side([partial(self._size, name) for name in queues]), strict=True))
 
     def _size(self, queue: str) -> dict[str, int]:
-        has = self._queues.attributes(queue, *COUNTED.values())
+        has = self._queues.attributes(queue, *COUNTED.values()) if self._queues.may_exist(queue) else {}
         return {**{state: int(has.get(name, 0)) for state, name in COUNTED.items()}, "dead": 0}
 
     def purge(self, queue: str) -> int:
@@ -150,6 +150,12 @@ class SqsBroker(Broker):
         if not (self._options.prefix or self._queues.predefined):
             found.append(
                 f"{self.url} has no prefix=, so every queue of the account counts as dray's when queues are listed."
+            )
+        unnamed = [queue for queue in queues if not self._queues.may_exist(queue)]
+        if unnamed:
+            found.append(
+                f"{self.url}: queues= does not name {', '.join(unnamed)}: what needs them (a priority, a message that "
+                "cannot be run) is refused."
             )
         for queue in queues:
             try:

@@ -51,8 +51,9 @@ class SqsOptions(msgspec.Struct, frozen=True, kw_only=True):
     account: str = ""
     #: "no": queues that are missing are an error, instead of being created.
     create: Literal["yes", "no"] = "yes"
-    #: Seconds that a long poll lasts (0 to 20). A shorter one costs more: a queue that is empty is asked 60 / wait
-    #: times a minute.
+    #: Longest time that a poll waits at an empty queue (seconds, 1 to 20). A shorter one costs more: 60 / wait requests
+    #: a minute for each queue. A longer one is left behind for longer by a worker that stops: what it still brings to
+    #: nobody comes out again when that loan ends.
     wait: int = MOST_WAIT
     #: Seconds that a queue we create keeps a message (60 to 1209600, which is 14 days).
     retention: int = MOST_RETENTION
@@ -78,7 +79,7 @@ class SqsOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise UrlError(f"{url}: a key needs its secret: sqs://key:secret@?region=...")
         options = url.options_as(cls)
         limits = {
-            "wait": (0, MOST_WAIT),
+            "wait": (1, MOST_WAIT),
             "retention": (60, MOST_RETENTION),
             "max_bytes": (1024 * 4, MOST_BYTES),
             "connections": (1, 64),

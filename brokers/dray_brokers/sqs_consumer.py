@@ -67,12 +67,12 @@ class SqsConsumer(Consumer):
         self._queues = queues
         self._options = options
         self._clock = clock
-        self._names = tuple(names)
+        self._names = tuple(name for name in names if queues.may_exist(name))
         self._loan = min(math.ceil(lease + SLACK), MOST_LOAN)
         # While a message of a group is lent, SQS lends no other of it; but it may put several of them into one answer.
         self._at_once = 1 if options.fifo == "yes" else MOST_IN_BATCH
         self._changed = threading.Condition()
-        self._receivers = {name: self._receiver(name) for name in names}
+        self._receivers = {name: self._receiver(name) for name in self._names}
         #: What was lent and not settled: what `close` gives back.
         self._lent: dict[Loan, Delivery] = {}
         self._closed = False
@@ -80,12 +80,13 @@ class SqsConsumer(Consumer):
     def _receiver(self, name: str) -> Receiver:
         return Receiver(
             f"dray-sqs-{name}",
-            lambda most: self._borrow(name, most, self._options.wait),
+            partial(self._borrow, name),
             self._end_now,
             self._changed,
             self._clock,
-            self._at_once,
-            self._options.receivers,
+            at_once=self._at_once,
+            longest=self._options.wait,
+            threads=self._options.receivers,
         )
 
     # Borrowing
@@ -94,7 +95,7 @@ class SqsConsumer(Consumer):
         if limit <= 0:
             return []
         end = self._clock.monotonic() + wait
-        names = self._names if queues is None else queues
+        names = self._names if queues is None else [name for name in queues if name in self._receivers]
         taken, going_on = self._look_round(names, limit)
         receivers = [self._receivers[name] for name in names]
         with self._changed:
@@ -204,7 +205,7 @@ class SqsConsumer(Consumer):
             # Somebody else's message goes to the engine as it is; the engine says what it is.
             id=message["MessageId"] if content is None else content.id,
             queue=name,
-            body=message["Body"].encode() if content is None else content.body,
+            body=message["Body"].encode(errors="replace") if content is None else content.body,
             receipt=Loan(message["ReceiptHandle"], began + self._loan, began + MOST_LOAN - BEFORE_THE_END),
             delivery_count=int(told.get("ApproximateReceiveCount", 1)),
             attempt=0 if content is None else content.attempt,

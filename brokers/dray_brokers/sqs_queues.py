@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import re
-import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -40,12 +40,10 @@ class SqsQueues:
         self._client = client
         self._options = options
         self._fifo = options.fifo == "yes"
-        self._lock = threading.Lock()
         #: Found so far.
         self._urls: dict[str, str] = {}
         #: What `Broker.declare` asked for, by queue: attributes as SQS names them.
         self._declared: dict[str, dict[str, str]] = {}
-        self._closing = threading.Event()
         self.predefined = self._named(options.queues)
 
     def _named(self, text: str) -> dict[str, str]:
@@ -63,7 +61,9 @@ class SqsQueues:
             if self.predefined:
                 queue, url = next(iter(self.predefined.items()))
                 self._client.ask("get_queue_attributes", queue, QueueUrl=url, AttributeNames=["QueueArn"])
-            elif not self._options.account:
+            elif self._options.account:
+                self._client.ask("get_queue_attributes", QueueUrl=self.found("dray"), AttributeNames=["QueueArn"])
+            else:
                 self._client.ask("get_queue_url", QueueName=self.name("dray"))
         except (QueueMissing, NotAllowed):
             # Whoever says that knows us.
@@ -81,6 +81,20 @@ class SqsQueues:
                 )
         elif queue not in self._urls:
             queue_name(queue, self._options.prefix, self._fifo)
+
+    def may_exist(self, queue: str) -> bool:
+        """Return whether a queue may hold anything. Raises `BrokerError` for one that there cannot be.
+
+        With `queues=`, those that the engine names after another (`emails__p5`) need not be named.
+        """
+        if (
+            self.predefined
+            and queue not in self.predefined
+            and any(queue.startswith(f"{q}__") for q in self.predefined)
+        ):
+            return False
+        self.name(queue)
+        return True
 
     def name(self, queue: str) -> str:
         """Return what a queue is called in SQS, or raise `BrokerError`."""
@@ -184,13 +198,9 @@ class SqsQueues:
         return {key: str(value) for key, value in answer.get("Attributes", {}).items()}
 
     def _forget(self, queue: str, url: str) -> None:
-        with self._lock:
-            if self._urls.get(queue) == url:
-                del self._urls[queue]
-
-    def close(self) -> None:
-        """End the pauses of those who try again."""
-        self._closing.set()
+        # Somebody else may have found its new place meanwhile.
+        if self._urls.get(queue) == url:
+            self._urls.pop(queue, None)
 
     # Asking about a queue
 
@@ -201,7 +211,7 @@ class SqsQueues:
     def there(self, queue: str, ask: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         """Return what `ask` answers for the URL of a queue, which is created if need be."""
         for pause in APPEARING:
-            self._closing.wait(pause)
+            time.sleep(pause)
             url = self.url(queue)
             try:
                 return ask(url)
@@ -222,7 +232,7 @@ class SqsQueues:
             again = [position for position, failure in failed.items() if failure.passing]
             if not again:
                 break
-            self._closing.wait(pause * random.uniform(0.5, 1.5))
+            time.sleep(pause * random.uniform(0.5, 1.5))
             for position in again:
                 del failed[position]
             failed |= self._batch(verb, items, again)

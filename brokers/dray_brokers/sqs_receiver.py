@@ -1,13 +1,20 @@
 """Long polls at one queue: while somebody asks for messages, threads wait for them at SQS; what came waits here.
 
 No more is borrowed than was asked for, and for no longer than a moment: what nobody came for is given back at once, for
-others could run it. At an empty queue one long poll waits (3 requests a minute); while whole batches come, more threads
-join. A thread ends when nobody has asked for a while, so that nothing is left of a consumer that was forgotten.
+others could run it. At an empty queue one long poll waits, first for as long as messages have been asked for already,
+and in the end for 20 seconds; while whole batches come, more threads join. A thread ends when nobody has asked for a
+while, so that nothing is left of a consumer that was forgotten.
+
+A poll cannot be called back: what it brings after its consumer was closed is given back at once. A process that ends
+waits for polls that are about to end (`LAST_WAIT`), not for others: what those bring comes out when that loan ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,38 +25,43 @@ logger = logging.getLogger("dray.sqs")
 
 #: Seconds for which what came is kept for who asked, and for which who asked is expected to come back.
 LINGER = 0.5
+#: Seconds that the end of the process waits for polls of closed consumers.
+LAST_WAIT = 2.0
 
 
 class Receiver:
     """What one consumer has to do with one queue. All of it is guarded by `changed`, which the consumer's queues share.
 
-    `poll` borrows up to so many messages, waiting for them; `give_back` ends loans at once.
+    `poll` borrows up to so many messages, waiting so many seconds for them; `give_back` ends loans at once.
     """
 
     def __init__(
         self,
         name: str,
-        poll: Callable[[int], Sequence[Delivery]],
+        poll: Callable[[int, int], Sequence[Delivery]],
         give_back: Callable[[Sequence[Delivery]], object],
         changed: threading.Condition,
         clock: Clock,
+        *,
         at_once: int,
-        most_threads: int,
+        longest: int,
+        threads: int,
     ) -> None:
         self._name = name
         self._poll = poll
         self._give_back = give_back
         self._changed = changed
         self._clock = clock
-        #: Most that one poll brings.
-        self._at_once = at_once
-        self._most_threads = most_threads
+        #: Most that one poll brings, the longest that one waits (seconds), and most threads.
+        self._at_once, self._longest, self._most_threads = at_once, longest, threads
         #: What came and was not taken yet, with when it came.
         self._came: deque[tuple[float, Delivery]] = deque()
-        #: How many messages are wanted, and until when.
-        self._wanted, self._until = 0, 0.0
+        #: How many messages are wanted, since when without a break, and until when.
+        self._wanted, self._since, self._until = 0, 0.0, -math.inf
         #: How many the polls under way may bring, and how many threads there are.
         self._asked = self._threads = 0
+        #: When the polls under way end, at the latest.
+        self._ends: list[float] = []
         self._failure: BrokerError | None = None
         self._closed = False
 
@@ -60,6 +72,9 @@ class Receiver:
 
     def want(self, messages: int, until: float) -> None:
         """Say how many messages are wanted until then, at most. Called with `changed` held."""
+        now = self._clock.monotonic()
+        if now >= self._until:
+            self._since = now
         self._wanted, self._until = messages, until + LINGER
         self._failure = None
         if self._open_wish():
@@ -86,10 +101,18 @@ class Receiver:
         """Stop, and return what nobody has taken. What a poll under way brings is given back when it comes."""
         with self._changed:
             self._closed = True
+            if self._ends:
+                _late.add((os.getpid(), self))
             left = [delivery for _, delivery in self._came]
             self._came.clear()
             self._changed.notify_all()
             return left
+
+    def ended(self, patience: float) -> None:
+        """Wait for the polls under way that end within `patience` seconds, and for what they bring to be given back."""
+        last = self._clock.monotonic() + patience
+        with self._changed:
+            self._changed.wait_for(lambda: all(ends > last for ends in self._ends), patience)
 
     def _open_wish(self) -> int:
         """Return how many more messages should be polled for now."""
@@ -131,8 +154,13 @@ class Receiver:
         """Poll once and keep what comes; return whether this thread should go on."""
         came: Sequence[Delivery] = ()
         failure: BrokerError | None = None
+        with self._changed:
+            began = self._clock.monotonic()
+            # Who has just begun to ask may be gone soon, and would leave a poll behind.
+            seconds = max(1, min(math.ceil(began - self._since), self._longest))
+            self._ends.append(began + seconds)
         try:
-            came = self._poll(ask)
+            came = self._poll(ask, seconds)
         except BrokerError as error:
             failure = error
         except Exception as error:
@@ -142,7 +170,7 @@ class Receiver:
         with self._changed:
             self._asked -= ask
             if failure is not None:
-                self._failure, self._until = failure, 0.0
+                self._failure, self._until = failure, -math.inf
             busy = len(came) == self._at_once
             late, now = came if self._closed else (), self._clock.monotonic()
             if not self._closed:
@@ -155,6 +183,11 @@ class Receiver:
             self._changed.notify_all()
         if late:
             self._return(late)
+        with self._changed:
+            self._ends.remove(began + seconds)
+            if not self._ends:
+                _late.discard((os.getpid(), self))
+            self._changed.notify_all()
         return goes_on
 
     def _return(self, deliveries: Sequence[Delivery]) -> None:
@@ -162,3 +195,14 @@ class Receiver:
             self._give_back(deliveries)
         except BrokerError as error:
             logger.debug("%d message(s) not given back, their loans run out: %s", len(deliveries), error)
+
+
+#: Receivers that were closed while polls were under way, by the process that has their threads.
+_late: set[tuple[int, Receiver]] = set()
+
+
+@atexit.register
+def _wait_for_the_late() -> None:
+    for process, receiver in list(_late):
+        if process == os.getpid():
+            receiver.ended(LAST_WAIT)

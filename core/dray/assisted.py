@@ -8,8 +8,9 @@ costs is said by `dray.capabilities.resolve`. A broker that lacks nothing of thi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from .assisted_consumer import AssistedConsumer
 from .broker import Broker, Consumer
 from .capabilities import STEPS, Capabilities, assisted
-from .errors import PublishError
+from .errors import BrokerUnavailable, PublishError
 from .labels import Label, is_labelled, put_on, take_off
 from .message import Delivery, Envelope, Queue, Waiting
 from .sub_queues import DEAD, of_step, plain, step_for
@@ -26,6 +27,8 @@ from .sub_queues import DEAD, of_step, plain, step_for
 LETTERS_LEASE, LETTERS_WAIT = 60.0, 0.5
 #: Most dead letters that are held while some of them are looked for; what lies behind them is not found.
 LETTERS_MOST = 10_000
+
+logger = logging.getLogger("dray")
 
 _replace = msgspec.structs.replace
 
@@ -50,7 +53,13 @@ class Assisted(Broker):
         self.store = store
         self.remember = remember
         self.native = Capabilities()
-        self._broadcast: frozenset[str] = frozenset()
+        #: Declared queues of which each worker has a copy.
+        self.broadcast: frozenset[str] = frozenset()
+        #: What the transport handed over, by receipt, where something else of it is shown.
+        self.lent: dict[Any, Delivery] = {}
+        #: Receipts of what has not been settled: nothing else may be copied or buried.
+        self.live: set[Any] = set()
+        self._store_is_open = False
 
     # Life
 
@@ -58,13 +67,24 @@ class Assisted(Broker):
         self.transport.clock = self.clock
         self.transport.open()
         self.native = self.transport.capabilities
-        if self.store is not None:
-            self.store.clock = self.clock
-            self.store.open()
+        self._store_is_open = False
+        try:
+            self.open_store()
+        except BrokerUnavailable as error:
+            # What does not need it can still be sent. Nobody receives without it.
+            logger.warning("the store is away: %s", error)
         self.capabilities = assisted(self.native, None if self.store is None else self.store.capabilities)
         self.place = self.transport.place or f"{self.url.scheme}:{self.url.path}"
         self.steps = STEPS if self.native.priority_levels < 2 else (0,)
         self._due = f"due.{crc32(self.place.encode()):08x}."
+
+    def open_store(self) -> Broker | None:
+        """Return the store, open; None when there is none. Raises `BrokerUnavailable` while it is away."""
+        if self.store is not None and not self._store_is_open:
+            self.store.clock = self.clock
+            self.store.open()
+            self._store_is_open = True
+        return self.store
 
     def close(self) -> None:
         self.transport.close()
@@ -72,7 +92,7 @@ class Assisted(Broker):
             self.store.close()
 
     def declare(self, queues: Sequence[Queue]) -> None:
-        self._broadcast = frozenset(queue.name for queue in queues if queue.broadcast)
+        self.broadcast = frozenset(queue.name for queue in queues if queue.broadcast)
         self.transport.declare(queues)
 
     def setup(self, queues: Sequence[str]) -> Sequence[str]:
@@ -87,7 +107,7 @@ class Assisted(Broker):
 
     def expand(self, queues: Iterable[str]) -> list[str]:
         """Return the queues that stand for `queues` on the transport, the most urgent first."""
-        return [of_step(queue, step) for queue in queues for step in self.steps]
+        return [of_step(q, step) for q in queues for step in (self.steps if q not in self.broadcast else (0,))]
 
     def due(self, queue: str) -> str:
         """Return the name of the queue in the store that holds what is not due yet."""
@@ -99,9 +119,8 @@ class Assisted(Broker):
         placed = self._place(envelopes)
         rejected: dict[str, str] = {}
         # Each may refuse some; the others of its batch are safe then, and so must be the batch of the other.
-        if placed.later:
-            assert self.store is not None
-            _collect(self.store, placed.later, rejected)
+        if placed.later and (store := self.open_store()) is not None:
+            _collect(store, placed.later, rejected)
         if placed.now:
             _collect(self.transport, placed.now, rejected)
         if rejected:
@@ -143,7 +162,7 @@ class Assisted(Broker):
             )
             for each, count in zip(deliveries, counts, strict=True)
         ]
-        target = self.transport if delay <= longest or self.store is None else self.store
+        target = self.transport if delay <= longest else self.open_store() or self.transport
         size = target.capabilities.max_publish_batch
         for start in range(0, len(copies), size):
             target.publish(copies[start : start + size])
@@ -154,7 +173,7 @@ class Assisted(Broker):
 
     def sub_queue(self, queue: str, priority: int) -> str:
         """Return the queue that stands for `queue` and this priority on the transport."""
-        return of_step(queue, step_for(priority)) if len(self.steps) > 1 else queue
+        return of_step(queue, step_for(priority)) if len(self.steps) > 1 and queue not in self.broadcast else queue
 
     # Consuming
 
@@ -171,7 +190,7 @@ class Assisted(Broker):
 
     @property
     def _marks(self) -> Broker:
-        return self.transport if self.native.cancel or self.store is None else self.store
+        return self.transport if self.native.cancel else self.open_store() or self.transport
 
     def find(self, ids: Sequence[str]) -> Mapping[str, str]:
         return self.transport.find(ids)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 import msgspec
 
@@ -38,14 +38,11 @@ class AssistedConsumer(Consumer):
         self._queues = list(queues)
         self._lease = lease
         self._inner = broker.transport.consumer(broker.expand(queues), lease)
-        #: What the transport handed over, by receipt, where we show something else of it.
-        self._lent: dict[Any, Delivery] = {}
-        #: Receipts of what has not been settled: nothing else may be copied or buried.
-        self._live: set[Any] = set()
+        #: Kept by the broker: what one consumer lent, the next one settles, when it is opened after an outage.
+        self._lent, self._live = broker.lent, broker.live
         self._promoted = -PROMOTE_EVERY
-        self._waiting = (
-            None if broker.store is None else broker.store.consumer([broker.due(q) for q in queues], PROMOTE_LEASE)
-        )
+        store = broker.open_store()
+        self._waiting = None if store is None else store.consumer([broker.due(q) for q in queues], PROMOTE_LEASE)
 
     def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
         end = self._clock.monotonic() + wait
@@ -137,7 +134,7 @@ class AssistedConsumer(Consumer):
         for seen, _ in deliveries:
             if not native.cancel:
                 asked.append(seen.id)
-            if remember and seen.queue not in self._broker._broadcast:
+            if remember and seen.queue not in self._broker.broadcast:
                 asked.append(_done(seen))
             if not native.delivery_count:
                 asked += [_counted(seen, n) for n in range(1, COUNT_MOST)]
@@ -170,7 +167,7 @@ class AssistedConsumer(Consumer):
         store, remember = self._broker.store, self._broker.remember
         if store is not None and remember:
             # Before the ack: killed in between, it is delivered again and dropped, for its result is stored already.
-            marks = [_done(each) for each in deliveries if each.queue not in self._broker._broadcast]
+            marks = [_done(each) for each in deliveries if each.queue not in self._broker.broadcast]
             if marks:
                 store.cancel(marks, remember)
         return self._settle(self._inner.ack, deliveries)
@@ -199,6 +196,9 @@ class AssistedConsumer(Consumer):
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> Sequence[Delivery]:
         by_receipt = {each.receipt: each for each in deliveries}
         lost = self._inner.extend([self._lent.get(each.receipt, each) for each in deliveries], seconds)
+        for each in lost:
+            self._lent.pop(each.receipt, None)
+            self._live.discard(each.receipt)
         return [by_receipt[each.receipt] for each in lost]
 
     def _replace(self, deliveries: Sequence[Delivery], delay: float, charged: bool) -> list[Delivery]:
@@ -237,16 +237,17 @@ class AssistedConsumer(Consumer):
 
 
 def _done(delivery: Delivery) -> str:
-    return f"done:{delivery.queue}:{_this(delivery)}"
+    return f"done:{_this(delivery, delivery.queue)}"
 
 
 def _counted(delivery: Delivery, number: int) -> str:
-    return f"lent{number}:{_this(delivery)}"
+    return f"lent{number}:{_this(delivery, '')}"
 
 
-def _this(delivery: Delivery) -> str:
-    # The same id may be sent again on purpose; then its body says another time.
-    return f"{delivery.id}:{delivery.attempt}:{crc32(delivery.body):08x}"
+def _this(delivery: Delivery, queue: str) -> str:
+    """Return a name of this very message. The same id may be sent again on purpose; then its body says another time."""
+    told = f"{queue}\n{delivery.id}\n{delivery.attempt}\n".encode() + delivery.body
+    return blake2b(told, digest_size=16).hexdigest()
 
 
 def _without(deliveries: Sequence[Delivery], lost: Sequence[Delivery]) -> list[Delivery]:

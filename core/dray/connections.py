@@ -13,7 +13,7 @@ from .backend import Record, ResultBackend
 from .broker import Broker
 from .capabilities import FOREVER, Capabilities, Support, lacks, resolve
 from .clock import Clock
-from .errors import NotSupported
+from .errors import BrokerUnavailable, NotSupported
 from .failover import Failover
 from .queues import check_declared, declared
 from .urls import Url, mask
@@ -103,7 +103,11 @@ class Connections:
             return None
         store: Broker = self._plugins.find("brokers", url.scheme)(url)
         store.clock = self._clock
-        store.open()
+        try:
+            store.open()
+        except BrokerUnavailable:
+            # What does not need it can be sent meanwhile; it is opened again before anything is received.
+            return store
         missing = _missing(store.capabilities, can)
         if not missing:
             return store

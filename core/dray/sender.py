@@ -16,7 +16,7 @@ from . import states
 from .capabilities import FOREVER, Capabilities
 from .codec import pack
 from .context import current
-from .errors import BrokerUnavailable, DecodeError, NotSupported, SerializationError
+from .errors import BackendUnavailable, BrokerUnavailable, DecodeError, NotSupported, SerializationError
 from .message import Envelope, Message, Waiting
 from .middleware import Middleware
 from .report import about, record
@@ -187,8 +187,12 @@ class Sender:
             for m in messages
             if not m.ignore_result
         ]
-        if pending:
-            self.app.connections.store(pending, self.app.conf.result_expires)
+        try:
+            if pending:
+                self.app.connections.store(pending, self.app.conf.result_expires)
+        except BackendUnavailable as error:
+            # They are sent all the same; until they have ended, their ids are unknown.
+            logger.warning("%d message(s) sent unknown to the result backend: %s", len(pending), error)
 
 
 def _around(middleware: Middleware, call_next: Callable[[Message], Message]) -> Callable[[Message], Message]:

@@ -28,7 +28,7 @@ PLACES = {
     "postgresql": ("postgres_server", lambda server: server.url),
     "kombu": ("redis_server", lambda server: "kombu+" + server.url),
 }
-BIG = 500_000
+BIG = 200_000
 
 
 class Shop:

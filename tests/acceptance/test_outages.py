@@ -21,12 +21,17 @@ Report = Callable[..., None]
 
 #: Seconds from the moment that the server's port opens until the worker runs something from it.
 SOON = 5.0
+#: How many tasks are sent before the worker starts.
+BACKLOG = 500
 #: How the producer sends: it never gives up.
 PATIENTLY = {"max_retries": None, "interval_start": 0.05, "interval_step": 0.05, "interval_max": 0.2}
 
 
 class Producer:
-    """A thread that sends one task after the other, whatever happens to the server, and keeps what was confirmed."""
+    """A thread that sends one task after the other, whatever happens to the server, and keeps what was confirmed.
+
+    Some of them are due later. It begins with a backlog: whenever the server dies, it holds tasks that wait.
+    """
 
     def __init__(self, crew: Crew) -> None:
         self.confirmed: list[str] = []
@@ -37,6 +42,7 @@ class Producer:
 
     def __enter__(self) -> Producer:
         self._thread.start()
+        self.wait_for(BACKLOG)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -52,9 +58,10 @@ class Producer:
 
     def _send(self) -> None:
         try:
-            while not self._enough.wait(0.002):
+            while not self._enough.wait(0.002 if len(self.confirmed) > BACKLOG else 0):
                 number = len(self.confirmed)
-                self.confirmed.append(self._crew.send("quick", number, retry_policy=PATIENTLY))
+                later = 2.0 if number % 10 == 9 else None
+                self.confirmed.append(self._crew.send("slow", number, countdown=later, retry_policy=PATIENTLY))
         except BaseException as error:
             self._failure = error
 
@@ -131,8 +138,8 @@ def outlast(crew: Crew, server: Any, report: Report, *outages: float) -> None:
     if isinstance(server, RabbitMqServer):
         # It keeps no results that anybody may ask for. The others keep them too, and so lose neither.
         crew.environment["DRAY_RESULT_BACKEND"] = f"sqlite:///{crew.folder}/results.db"
-    worker = crew.worker("-c", "4")
     with Producer(crew) as producer:
+        worker = crew.worker("-c", "4", FAULTY_SLOW="0.01")
         soon = []
         for seconds in outages:
             wait_for_runs(crew, 200)
@@ -189,8 +196,8 @@ def test_a_sentinel_failover_under_load_loses_nothing(
     # Confirmed means here: a replica has it. What only a dead master knew is gone, whoever asks for it.
     crew.url = crew.environment["DRAY_BROKER_URL"] = f"{durable_sentinel.url}?wait_replicas=1"
     crew.environment["DRAY_RESULT_BACKEND"] = f"sqlite:///{crew.folder}/results.db"
-    worker = crew.worker("-c", "4")
     with Producer(crew) as producer:
+        worker = crew.worker("-c", "4", FAULTY_SLOW="0.01")
         wait_for_runs(crew, 200)
         dead = durable_sentinel.kill_master()
         durable_sentinel.wait_for_new_master(dead)

@@ -93,7 +93,7 @@ def kill_a_holder(url: str) -> None:
 def test_amqp_redelivers_what_a_killed_worker_held(amqp_url: str) -> None:
     kill_a_holder(amqp_url)
     broker = open_at(amqp_url)
-    assert broker.capabilities.durable
+    assert broker.capabilities.redelivers
     assert sorted(each.id for each in take(broker, 2)) == ["a", "b"]
     broker.close()
 
@@ -102,7 +102,7 @@ def test_redis_redelivers_what_a_killed_worker_held_when_the_visibility_timeout_
     url = f"{redis_url}&visibility_timeout=1"
     kill_a_holder(url)
     broker = open_at(url)
-    assert (broker.capabilities.durable, broker.capabilities.lease_max) == (True, 1.0)
+    assert (broker.capabilities.redelivers, broker.capabilities.lease_max) == (True, 1.0)
     assert sorted(each.id for each in take(broker, 2)) == ["a", "b"]
     broker.close()
 
@@ -114,7 +114,7 @@ def test_transports_that_take_messages_away_lose_what_a_killed_worker_held_and_s
     url = f"kombu+{place.format(tmp_path)}"
     kill_a_holder(url)
     broker = open_at(url)
-    assert not broker.capabilities.durable
+    assert not broker.capabilities.redelivers
     assert any("is killed is lost" in advice for advice in broker.advice([]))
     assert take(broker, 1, patience=0.5) == []
     broker.close()

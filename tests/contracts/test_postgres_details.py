@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -379,6 +378,28 @@ def test_an_odd_name_of_a_schema_is_a_name_like_any_other(
 # Errors and deaths
 
 
+def test_what_one_queue_has_lent_is_handed_over_though_the_next_cannot_be_reached(
+    make: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make()
+    broker.publish([envelope("a", queue="first"), envelope("b", queue="second")])
+    consumer = broker.consumer(["first", "second"], 30.0)
+    rows = broker._server.rows
+
+    def cut_off(statement: str, parameters: Any, **how: Any) -> Any:
+        if parameters.get("queue") == "second":
+            raise BrokerUnavailable("on purpose")
+        return rows(statement, parameters, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broker._server, "rows", cut_off)
+        assert ids(consumer.receive(10, 5.0)) == ["a"]
+        with pytest.raises(BrokerUnavailable):
+            consumer.receive(10, 5.0)
+    assert ids(consumer.receive(10, 5.0)) == ["b"]
+    consumer.close()
+
+
 def test_who_is_not_let_in_is_told_why(postgres_server: PostgresServer) -> None:
     wrong = {
         postgres_server.url.replace("s3cret", "wr0ng"): "user and password",
@@ -600,9 +621,3 @@ def test_behind_a_pooler_everything_but_listening_works(
     broker.publish([envelope("a")])
     assert ids(waiting.result()) == ["a"]
     direct.close()
-
-
-def test_files_named_in_the_url_that_are_missing_are_said_to_be(tmp_path: Path, postgres_server: PostgresServer) -> None:
-    with pytest.raises(BrokerError, match="missing") as refusal:
-        PostgresBroker(Url.parse(f"{postgres_server.url}?sslmode=verify-full&sslrootcert={tmp_path}/none.crt")).open()
-    assert not isinstance(refusal.value, BrokerUnavailable)

@@ -1,4 +1,4 @@
-"""The Redis broker beyond the contract: what the server forgets, loses, refuses or has no room for, and what is left."""
+"""The Redis broker beyond the contract: what the server forgets, refuses or has no room for, and what is left."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_two_prefixes_on_one_server_know_nothing_of_each_other(redis_server: Red
 def test_a_waiting_task_takes_no_more_than_250_bytes(redis_server: RedisServer) -> None:
     app = Dray("shop", broker=url_of(redis_server).reveal())
 
-    @app.task
+    @app.task(name="shop.nothing")
     def nothing() -> None: ...
 
     many = 5000
@@ -510,7 +510,7 @@ def test_a_missing_permission_is_named_and_what_would_do(redis_tls_server: Redis
 
 
 def test_tls_where_there_is_none_is_named(redis_server: RedisServer) -> None:
-    assert "speaks no TLS; write redis://" in refusal(f"rediss://127.0.0.1:{redis_server.port}")
+    assert "speaks no TLS; write redis://" in refusal(f"rediss://127.0.0.1:{redis_server.port}?connect_timeout=1")
 
 
 def test_no_tls_where_there_is_one_is_named(redis_tls_server: RedisTlsServer) -> None:
@@ -562,7 +562,7 @@ def test_a_server_that_never_answers_is_an_outage_within_bounds(scheme: str) -> 
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         path = "/service/0" if "sentinel" in scheme else ""
         url = f"{scheme}://{address}{path}?connect_timeout=0.3&socket_timeout=0.3"
-        assert "imed out" in Background(lambda: refusal(url, BrokerUnavailable)).result()
+        assert "imeout" in Background(lambda: refusal(url, BrokerUnavailable)).result()
 
 
 def test_keys_of_somebody_else_are_left_alone(broker: RedisBroker, redis_server: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""Routing on a broker with exchanges: several queues, broadcast, and topics that mean there what they mean at the sender."""
+"""Routing on a broker with exchanges: several queues, broadcast, and topics that mean what they mean at the sender."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ from ..servers.sqs import MiniStackServer, MotoServer, SqsServer
 
 
 class SqsContract(BrokerContract):
-    """What the runs have in common: queues with a prefix of their own, loans of whole seconds, short long polls."""
+    """What the runs have in common: queues with a prefix of their own, and loans of whole seconds."""
 
     lease = 1.0
     many = 600
     options = ""
 
     def on(self, server: SqsServer) -> SqsBroker:
-        return SqsBroker(Url.parse(f"{server.url}&prefix={secrets.token_urlsafe(4)}&wait=1{self.options}"))
+        return SqsBroker(Url.parse(f"{server.url}&prefix={secrets.token_urlsafe(4)}{self.options}"))
 
     @pytest.fixture
     def server(self) -> SqsServer:
@@ -43,11 +43,15 @@ class SqsContract(BrokerContract):
         broker._client._client().close()
 
 
-class OnMoto(SqsContract):
+class TestSqsOnMoto(SqsContract):
     # It looks at every message of a queue for each request.
     many, patience = 100, 30.0
     # It has no lock: polls that race are lent the same messages.
     options = "&receivers=1"
+
+    @pytest.fixture
+    def server(self, moto_server: MotoServer) -> SqsServer:
+        return moto_server
 
     def test_racing_consumers_share_out_every_message_once(self, broker: Broker) -> None:
         self.send(broker, *(f"m{n}" for n in range(self.many)))
@@ -64,12 +68,6 @@ class OnMoto(SqsContract):
         assert len({id for racer in racers for id in racer.result()}) == self.many
 
 
-class TestSqsOnMoto(OnMoto):
-    @pytest.fixture
-    def server(self, moto_server: MotoServer) -> SqsServer:
-        return moto_server
-
-
 class TestSqsOnMiniStack(SqsContract):
     # It takes a quarter of what SQS takes today.
     options = "&max_bytes=262144"
@@ -77,14 +75,6 @@ class TestSqsOnMiniStack(SqsContract):
     @pytest.fixture
     def server(self, ministack_server: MiniStackServer) -> SqsServer:
         return ministack_server
-
-
-class TestFifoSqsOnMoto(OnMoto):
-    options = "&fifo=yes&receivers=1"
-
-    @pytest.fixture
-    def server(self, moto_server: MotoServer) -> SqsServer:
-        return moto_server
 
 
 class TestFifoSqsOnMiniStack(SqsContract):

@@ -13,7 +13,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from dray import SettingError, Settings
+from dray import Queue, SettingError, Settings
 from dray.configuration import read_object
 from dray.settings import Row, describe
 
@@ -154,6 +154,33 @@ def test_tables_and_lists_are_written_as_toml_has_them(tmp_path: Path) -> None:
     conf = load(tmp_path)
     assert (conf.broker_url, conf.result_expires, conf.accept_content) == ("sqlite:///tasks.db", 3600.0, ["json"])
     assert conf.task_routes == {"mail.*": "mail", "report.*": {"queue": "slow", "priority": 1}}
+
+
+def test_queues_and_routers_are_written_in_a_file_or_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "dray.toml").write_text(
+        """
+        task_routes = ["shop.routing:route", { "mail.*" = "mail" }]
+        [[task_queues]]
+        name = "video"
+        exchange = "media"
+        type = "topic"
+        routing_key = "media.#"
+        [[task_queues]]
+        name = "full"
+        arguments = { x-max-length = 10 }
+        """
+    )
+    conf = load(tmp_path)
+    assert conf.task_queues == [
+        Queue(name="video", exchange="media", type="topic", routing_key="media.#"),
+        Queue(name="full", arguments={"x-max-length": 10}),
+    ]
+    assert conf.task_routes == ["shop.routing:route", {"mail.*": "mail"}]
+    conf = load(tmp_path, DRAY_TASK_QUEUES="a,b", DRAY_TASK_ROUTES="shop.routing:route")
+    assert conf.task_queues == [Queue(name="a"), Queue(name="b")]
+    assert conf.task_routes == ["shop.routing:route"]
+    conf = load(tmp_path, DRAY_TASK_QUEUES="", DRAY_TASK_ROUTES="")
+    assert (conf.task_queues, conf.task_routes) == ([], {})
 
 
 def test_dray_config_names_the_file_or_turns_it_off(tmp_path: Path) -> None:

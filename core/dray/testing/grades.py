@@ -7,8 +7,11 @@ knows travels in the test reports.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +63,8 @@ class Grades:
             card.capabilities = str(known["dray_capabilities"])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if place := terminalreporter.config.getoption("--dray-grades", None):
+            Path(place).write_text(as_json(self.cards))
         for name, card in self.cards.items():
             terminalreporter.section(f"{card.kit}: {name.rpartition('::')[2]}")
             for line in lines(card):
@@ -69,6 +74,21 @@ class Grades:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.has_plugin("dray-grades"):
         config.pluginmanager.register(Grades(), "dray-grades")
+
+
+def as_json(cards: Mapping[str, Card]) -> str:
+    """Return grade cards as JSON: what documentation is made from."""
+    written = {
+        name.rpartition("::")[2]: {
+            "kit": card.kit,
+            "passed": card.total("passed"),
+            "failed": card.total("failed"),
+            "skipped": dict(sorted((why.replace(NEEDS, ""), n) for why, n in card.skipped.items())),
+            "capabilities": json.loads(card.capabilities) if card.capabilities else None,
+        }
+        for name, card in sorted(cards.items())
+    }
+    return json.dumps(written, indent=1) + "\n"
 
 
 def lines(card: Card) -> list[str]:

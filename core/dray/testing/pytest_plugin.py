@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from .enqueued import Enqueued
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("dray").addoption(
+        "--dray-grades", metavar="FILE", help="write the grade cards of conformance kits to FILE, as JSON"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, and switch on the grade cards of the conformance kits."""
     config.addinivalue_line(

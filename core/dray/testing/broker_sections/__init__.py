@@ -18,6 +18,7 @@ pytest.register_assert_rewrite(
             "looking",
             "order",
             "publishing",
+            "routing",
             "settling",
             "sharing",
         )
