@@ -335,8 +335,8 @@ class _Pool:
 
     def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
         if self.pid != getpid():
-            _inherited.extend(self._idle)
+            _inherited.extend([*self._idle, *self._listeners.values()])
 
 
-#: Connections made before a fork, kept so that garbage collection does not touch them in the child.
-_inherited: list[psycopg.Connection[Any]] = []
+#: What was open before a fork, kept so that garbage collection does not touch it in the child.
+_inherited: list[psycopg.Connection[Any] | Listener] = []

@@ -76,8 +76,8 @@ class Listener:
         self._watches: defaultdict[str, set[Watch]] = defaultdict(set)
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        #: Written to when the thread shall end.
-        self._end, self._ended = socket.socketpair()
+        #: Closed when the thread shall end, which it sees at the other end.
+        self._end: socket.socket | None = None
 
     @contextmanager
     def watching(self, subjects: Sequence[str]) -> Iterator[Watch]:
@@ -95,8 +95,7 @@ class Listener:
             for subject in subjects:
                 self._watches[subject].add(watch)
             if self._thread is None and self._connect is not None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._run, name=f"dray-listen-{self._channel}", daemon=True)
-                self._thread.start()
+                self._start(self._connect)
         return watch
 
     def unwatch(self, watch: Watch, subjects: Sequence[str]) -> None:
@@ -111,26 +110,31 @@ class Listener:
 
     def close(self) -> None:
         """Stop hearing, and wake everybody. Safe twice."""
-        self._closing.set()
-        self._end.close()
-        thread = self._thread
-        if thread is not None and thread.is_alive():
+        with self._lock:
+            self._closing.set()
+            thread, end, self._end = self._thread, self._end, None
+        if thread is not None and end is not None:
+            end.close()
             # It may be connecting, and that may take its time; it ends by itself then.
             thread.join(RECONNECT)
-        else:
-            self._ended.close()
         self._ring_all()
 
-    def _run(self) -> None:
-        assert self._connect is not None
+    def _start(self, connect: Callable[[], psycopg.Connection[Any]]) -> None:
+        self._end, ended = socket.socketpair()
+        self._thread = threading.Thread(
+            target=self._run, args=(connect, ended), name=f"dray-listen-{self._channel}", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, connect: Callable[[], psycopg.Connection[Any]], ended: socket.socket) -> None:
         told = False
         while not self._closing.is_set():
             try:
-                with self._connect() as connection:
+                with connect() as connection:
                     connection.execute(self._listen)
                     self._set_live(True)
                     told = False
-                    self._hear(connection)
+                    self._hear(connection, ended)
             except psycopg.Error as error:
                 if not told and not self._closing.is_set():
                     told = True
@@ -139,12 +143,12 @@ class Listener:
             finally:
                 self._set_live(False)
             self._closing.wait(RECONNECT)
-        self._ended.close()
+        ended.close()
 
-    def _hear(self, connection: psycopg.Connection[Any]) -> None:
+    def _hear(self, connection: psycopg.Connection[Any], ended: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
-            selector.register(self._ended, selectors.EVENT_READ)
+            selector.register(ended, selectors.EVENT_READ)
             while not self._closing.is_set():
                 # What came along with the answer to LISTEN is there already, without anything to be read.
                 while (notification := connection.pgconn.notifies()) is not None:

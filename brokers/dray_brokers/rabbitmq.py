@@ -34,7 +34,7 @@ from .rabbitmq_errors import reply
 from .rabbitmq_intake import Intake
 from .rabbitmq_management import Management
 from .rabbitmq_publisher import REFUSED, SAFE, UNROUTED, UNSURE, Post, Publisher
-from .rabbitmq_topology import DIFFERENT, LONGEST, MISSING, Server, Topology
+from .rabbitmq_topology import DIFFERENT, LONGEST, MISSING, STEPS, Server, Topology
 from .rabbitmq_wire import properties_of
 
 __all__ = ["RabbitBroker", "RabbitConsumer"]
@@ -167,7 +167,7 @@ class RabbitBroker(Broker):
         return Post(exchange, key, properties, envelope.body, not topology.is_broadcast(exchange))
 
     def put(self, posts: Sequence[Post], delayed: Iterable[str], ladder: bool) -> Mapping[int, str]:
-        """Publish copies; `delayed` are the queues that some of them come to later. Return which were refused, and why."""
+        """Publish copies and return which were refused, and why; `delayed` are queues that some reach by the ladder."""
         things = [thing for queue in delayed for thing in (f"queue:{queue}", f"due:{queue}")]
         return self._publish(posts, [*things, *(["ladder:"] if ladder else [])])
 
@@ -257,13 +257,17 @@ class RabbitBroker(Broker):
             self.topology.ensure(session, things)
 
     def setup(self, queues: Sequence[str]) -> Sequence[str]:
-        plain = [queue for queue in queues if self.topology.broadcast(queue) is None]
-        made = [f"queue {self.topology.name(queue)}" for queue in plain if self._ready(queue) is None]
+        topology = self.topology
+        plain = [queue for queue in queues if topology.broadcast(queue) is None]
+        exchanges = [topology.exchange_of(queue) for queue in topology.declared.values()]
+        missing = [name for queue in plain if self._ready(name := topology.name(queue)) is None]
+        made = [f"created the queue {name}" for name in missing]
+        if self._ready(f"{topology.ladder}.00") is None:
+            made.append(f"created {STEPS} queues and exchanges {topology.ladder}.*, which keep delays")
         with self._asking().session() as session:
-            ladder = self.topology.ensure(session, [t for queue in plain for t in (f"queue:{queue}", f"due:{queue}")])
-            declared = [f"exchange:{self.topology.exchange_of(each)}" for each in self.topology.declared.values()]
-            self.topology.ensure(session, declared)
-        return [*(f"created {thing}" for thing in made), *(f"there are {each}" for each in ladder if "ladder" in each)]
+            topology.ensure(session, [thing for queue in plain for thing in (f"queue:{queue}", f"due:{queue}")])
+            topology.ensure(session, [f"exchange:{exchange}" for exchange in exchanges])
+        return made
 
     # Looking
 
@@ -272,25 +276,25 @@ class RabbitBroker(Broker):
         return advice(self.topology.server, self.options, self.management, hosts, self.url.username or "guest")
 
     def queues(self) -> Sequence[str]:
-        listed = self.management.queues()
-        used = sorted(self.topology.used)
-        if listed is not None:
-            named = {name: each for each in listed if (name := self.topology.plain(str(each.get("name")))) is not None}
-            busy = [name for name, each in named.items() if each.get("messages")]
-            return sorted({*busy, *(name for name in named if self._ready(name))} | set(used) & set(named))
-        return used
+        listed, topology = self.management.queues(), self.topology
+        if listed is None:
+            return sorted(topology.used)
+        names = {str(each["name"]): each for each in listed if topology.is_ours(str(each["name"]))}
+        # Its numbers are some seconds old; what is ready is asked of the queue itself.
+        held = [name for name, each in names.items() if each.get("messages") or self._ready(name)]
+        return sorted(name.removeprefix(self.options.prefix) for name in held)
 
     def sizes(self, queues: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         listed = {each.get("name"): each for each in self.management.queues() or ()}
         sizes = {}
         for queue in queues:
-            leased = listed.get(self.topology.name(queue), {}).get("messages_unacknowledged")
-            sizes[queue] = {"ready": self._ready(queue) or 0, "delayed": 0, "leased": int(leased or 0), "dead": 0}
+            name = self.topology.name(queue)
+            leased = int(listed.get(name, {}).get("messages_unacknowledged") or 0)
+            sizes[queue] = {"ready": self._ready(name) or 0, "delayed": 0, "leased": leased, "dead": 0}
         return sizes
 
-    def _ready(self, queue: str) -> int | None:
-        """Return how many messages wait in a queue; None when there is no such queue."""
-        name = self.topology.name(queue)
+    def _ready(self, name: str) -> int | None:
+        """Return how many messages wait in what the server calls `name`; None when there is no such queue."""
         try:
             with self._asking().session() as session:
                 asked = f"looking at the queue {name}"

@@ -54,7 +54,7 @@ class RabbitOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 16 << 20
     #: The management API, such as http://host:15672, for sizes and the list of queues; user and password are the URL's.
     management: str = ""
-    #: TLS: file with the authorities to trust (else the system's), our own certificate and key, and "no" to trust anyone.
+    #: TLS: file with the authorities to trust (else the system's), our own certificate and key, "no" to trust anyone.
     ca_certs: str = ""
     certfile: str = ""
     keyfile: str = ""
@@ -163,7 +163,9 @@ class Link:
             opened.result(self.options.connect_timeout * len(parameters) + 1.0)
         except FutureTimeout:
             self._given_up = True
-            raise BrokerUnavailable(f"{self.url}: connecting: no answer in {self.options.connect_timeout:g} s") from None
+            raise BrokerUnavailable(
+                f"{self.url}: connecting: no answer in {self.options.connect_timeout:g} s"
+            ) from None
 
     def close(self) -> None:
         """Close the connection; what is unsettled comes out again. Safe twice."""

@@ -41,7 +41,7 @@ class Copy(NamedTuple):
     delay: float
     arrival: Arrival
     #: How often it has been handed out, and whether it stands before its equals.
-    count: int
+    handed_out: int
     ahead: bool = False
 
 
@@ -139,7 +139,7 @@ class RabbitConsumer(Consumer):
             logger.warning("%d redelivered message(s) stay where they are: %s", len(lost), error)
             refused = set(range(len(lost)))
         # There is no room at the back, or nothing can be published now: the count is told, though not kept.
-        return [self._hand_over(copies[n].queue, copies[n].arrival, copies[n].count + 1) for n in sorted(refused)]
+        return [self._hand_over(copies[n].queue, copies[n].arrival, copies[n].handed_out + 1) for n in sorted(refused)]
 
     # What nobody asks for
 
@@ -182,7 +182,7 @@ class RabbitConsumer(Consumer):
         return refused
 
     def _post(self, copy: Copy) -> Post:
-        properties = copied(copy.arrival.properties, copy.count, copy.ahead)
+        properties = copied(copy.arrival.properties, copy.handed_out, copy.ahead)
         own = self._own.get(copy.queue)
         if copy.delay > 0:
             return self._broker.topology.delayed(own or copy.queue, copy.delay, properties, copy.arrival.body)

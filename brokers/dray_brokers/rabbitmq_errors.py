@@ -1,4 +1,4 @@
-"""What went wrong between this process and RabbitMQ, in words: what passes by itself, what does not, what would help."""
+"""What went wrong between this process and RabbitMQ, in words: what passes by itself, and what helps otherwise."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def translated(error: BaseException, url: Url | str, doing: str) -> BrokerError:
         return error
     code, text = reply(error)
     text = text or _plain(error)
-    kind = BrokerUnavailable
+    kind: type[BrokerError] = BrokerUnavailable
     if code:
         lasts = code in LASTING and not any(word in text for word in PASSING)
         # A consumer that was too slow is told so by a refusal; the next one is as good as new.

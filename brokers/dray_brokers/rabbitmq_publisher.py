@@ -141,7 +141,7 @@ class Publisher:
         channel.confirm_delivery(self._on_answer, lambda frame: future.set_result(None))
 
     def _hand_over(self, channel: RabbitChannel, batch: _Batch, indexes: range) -> None:
-        def work() -> None:
+        def work(future: Future[None]) -> None:
             try:
                 with channel.connection.in_one_piece():
                     for index in indexes:
@@ -151,10 +151,11 @@ class Publisher:
                         self._next += 1
             except Exception as error:
                 batch.breaks(error)
+            future.set_result(None)
 
         with batch.moved:
             batch.open += len(indexes)
-        self._link.call("publishing", lambda future: (work(), future.set_result(None))[1])
+        self._link.call("publishing", work)
 
     def _on_answer(self, frame: Any) -> None:
         """Note for one number, or all up to it, whether the server has it safe."""

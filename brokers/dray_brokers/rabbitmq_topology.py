@@ -35,7 +35,7 @@ LONGEST = UNIT * (2**STEPS - 1)
 LONGEST_WORD = (MOST_NAME - 2 * STEPS) // 3
 #: Reply codes.
 REFUSED, MISSING, DIFFERENT = 403, 404, 406
-_DIFFERENT = re.compile(r"inequivalent arg '([^']+)' for (\w+) '(.*?)' in vhost .*?received (.*?) but current is (.*)", re.S)
+_DIFFERENT = re.compile(r"inequivalent arg '([^']+)' for .*? in vhost .*?received (.*?) but current is (.*)", re.S)
 _VALUE = re.compile(r"(?:the value )?'?(.*?)'?(?: of type .*)?", re.S)
 
 
@@ -99,11 +99,10 @@ class Topology:
         """Return what a queue or exchange is called on the server."""
         return self.options.prefix + queue
 
-    def plain(self, name: str) -> str | None:
-        """Return which queue of ours is called so on the server; None when none is."""
+    def is_ours(self, name: str) -> bool:
+        """Whether what the server calls `name` is one of our queues, and no part of the ladder."""
         prefix = self.options.prefix
-        ours = name.startswith(prefix) and not name.startswith((prefix + "dray.", "amq.")) and name != prefix
-        return name[len(prefix) :] if ours else None
+        return name.startswith(prefix) and not name.startswith((f"{prefix}dray.", "amq."))
 
     @property
     def ladder(self) -> str:
@@ -140,16 +139,14 @@ class Topology:
         """Whether any of these (`queue:name`, `due:queue`, `exchange:name`) is not known to be there."""
         return not self._known.issuperset(things)
 
-    def ensure(self, session: Session, things: Iterable[str]) -> list[str]:
-        """Declare what is not known to be there; return the names of what was declared. Safe when repeated or raced."""
-        made = []
+    def ensure(self, session: Session, things: Iterable[str]) -> None:
+        """Declare what is not known to be there. Safe when repeated or raced."""
         with self._lock:
-            for thing in dict.fromkeys(things):
+            for thing in things:
                 if thing not in self._known:
                     kind, _, name = thing.partition(":")
-                    made += getattr(self, f"_ensure_{kind}")(session, name)
+                    getattr(self, f"_ensure_{kind}")(session, name)
                     self._known.add(thing)
-        return made
 
     def own_queue(self, session: Session, queue: Queue) -> str:
         """Declare a queue for one consumer of a broadcast queue, gone with its connection; return its name."""
@@ -169,7 +166,7 @@ class Topology:
         self._bind(session, name, f"{self.ladder}.due", f"#.{_word(name)}")
         return name
 
-    def _ensure_queue(self, session: Session, queue: str) -> list[str]:
+    def _ensure_queue(self, session: Session, queue: str) -> None:
         declared, name = self.declared.get(queue), self.name(queue)
         arguments = self.server.queue_arguments(self.options) | (declared.arguments if declared else {})
         self._declare_queue(session, name, arguments)
@@ -177,37 +174,33 @@ class Topology:
         if declared is not None and declared.exchange:
             self._declare_exchange(session, self.exchange_of(declared), declared.type)
             self._bind(session, name, self.exchange_of(declared), declared.routing_key)
-        return [f"queue {name}"]
 
-    def _ensure_exchange(self, session: Session, name: str) -> list[str]:
+    def _ensure_exchange(self, session: Session, name: str) -> None:
         """Declare an exchange that a queue of ours is declared with; any other must be there."""
         declared = next((each for each in self.declared.values() if self.exchange_of(each) == name), None)
         kind = None if declared is None else "fanout" if declared.broadcast and not declared.exchange else declared.type
         if kind is None:
             session.ask("exchange_declare", f"looking for the exchange {name}", exchange=name, passive=True)
-            return []
-        self._declare_exchange(session, name, kind)
-        return [f"exchange {name}"]
+        else:
+            self._declare_exchange(session, name, kind)
 
-    def _ensure_due(self, session: Session, queue: str) -> list[str]:
+    def _ensure_due(self, session: Session, queue: str) -> None:
         """Bind a queue to the end of the ladder."""
-        made = self._ensure_ladder(session, "")
+        self._ensure_ladder(session, "")
         self._bind(session, self.name(queue), f"{self.ladder}.due", f"#.{_word(queue)}")
-        return made
 
-    def _ensure_relay(self, session: Session, target: str) -> list[str]:
+    def _ensure_relay(self, session: Session, target: str) -> None:
         """Put a queue to the end of the ladder that passes on at once, to an exchange and with a key of its own."""
-        made = self._ensure_ladder(session, "")
+        self._ensure_ladder(session, "")
         exchange, key = target.split("\n", 1)
         name = f"{self.ladder}.to.{_word(target)}"
         arguments = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
         self._declare_queue(session, name, {"x-queue-type": "classic", **arguments})
         self._bind(session, name, f"{self.ladder}.due", f"#.{_word(target)}")
-        return [*made, f"queue {name}"]
 
-    def _ensure_ladder(self, session: Session, _: str) -> list[str]:
+    def _ensure_ladder(self, session: Session, _: str) -> None:
         if "ladder:" in self._known:
-            return []
+            return
         ladder = self.ladder
         self._declare_exchange(session, f"{ladder}.due", "topic")
         for step in range(STEPS):
@@ -229,7 +222,6 @@ class Topology:
                 routing_key=f"{words}0.#",
             )
         self._known.add("ladder:")
-        return [f"{STEPS} queues and exchanges {ladder}.*, which keep delays"]
 
     def delayed(self, target: str, delay: float, properties: BasicProperties, body: bytes) -> Post:
         """Return the post that reaches the end of the ladder after `delay` seconds, never before."""
@@ -314,12 +306,13 @@ def _told_apart(what: str, name: str, text: str) -> str:
     found = _DIFFERENT.search(text)
     if found is None:
         return f"the {what} {name!r} exists, but otherwise than we want it: {text}"
-    argument, wanted, current = found[1], _value(found[4]), _value(found[5])
+    argument, wanted, current = found[1], _value(found[2]), _value(found[3])
     cure = f"delete the {what} when it is empty, or use another prefix (?prefix=NAME)"
-    if argument == "x-queue-type":
-        cure = f"write ?queue_type={current if current in ('classic', 'quorum') else 'classic'} to use it, or {cure}"
-    elif what == "queue":
-        cure = f"declare it as it is, in task_queues with arguments {{{argument!r}: ...}}, or {cure}"
+    if what == "queue":
+        cure = (
+            f"say so (task_queues with arguments {{{argument!r}: ...}}, or ?queue_type=classic or quorum if it is of "
+            f"that kind), {cure}"
+        )
     return f"the {what} {name!r} exists with {argument} = {current}, and here it is {wanted}: {cure}"
 
 

@@ -25,8 +25,8 @@ HIGHEST = 19
 PERSISTENT = 2
 #: Our headers: the attempt, how often it was handed out, and an id that is too long for a `message_id`.
 ATTEMPT, DELIVERIES, LONG_ID = "x-dray-attempt", "x-dray-deliveries", "x-dray-id"
-#: Headers that RabbitMQ writes about a message's past. A copy must not have them: RabbitMQ drops a message that comes to
-#: a queue of the delay ladder for the second time in what it takes for one life.
+#: Headers that RabbitMQ writes about a message's past. A copy must not have them: it would be dropped, as going round
+#: in circles, when it comes to a queue of the ladder that they name.
 _PAST = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
 
@@ -35,17 +35,12 @@ def properties_of(envelope: Envelope, now: float, priorities: bool) -> BasicProp
     headers: dict[str, Any] = {}
     if envelope.attempt:
         headers[ATTEMPT] = envelope.attempt
-    return _properties(
-        envelope.id, headers, delivery_mode=PERSISTENT, priority=2 * envelope.priority if priorities else None, timestamp=int(now)
-    )
+    priority = 2 * envelope.priority if priorities else None
+    return named(envelope.id, headers, delivery_mode=PERSISTENT, priority=priority, timestamp=int(now))
 
 
 def named(id: str, headers: dict[str, Any], **fields: Any) -> BasicProperties:
     """Return properties with an id of any length."""
-    return _properties(id, headers, **fields)
-
-
-def _properties(id: str, headers: dict[str, Any], **fields: Any) -> BasicProperties:
     if len(id) > MOST_NAME // 4 and len(id.encode()) > MOST_NAME:
         headers[LONG_ID] = id
     else:

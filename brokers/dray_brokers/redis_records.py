@@ -6,6 +6,7 @@ The scripts in `redis_scripts` read and write the same bytes; the layout is at t
 from __future__ import annotations
 
 import struct
+from binascii import hexlify
 from collections.abc import Iterable, Iterator, Sequence
 
 from dray import Delivery, Envelope, Waiting
@@ -21,6 +22,8 @@ _FRAME = struct.Struct(">I")
 _ENVELOPE = struct.Struct(">IdHIBH")
 #: Published, deliveries, attempt, priority, length of the id: the head of a record.
 _RECORD = struct.Struct(">dHIBH")
+#: The groups of digits of a UUID.
+_DIGITS = struct.Struct("8s4s4s4s12s")
 _STATE = struct.Struct(">Bd")
 _LETTER = struct.Struct(">dI")
 
@@ -36,14 +39,15 @@ def quoted(queue: str) -> str:
 
 def id_to_bytes(id: str) -> bytes:
     """Return an id as it is stored: a UUID in 16 bytes and a marker, any other text as it is."""
-    if len(id) == 36:
+    if len(id) == 36 and id[8] == id[13] == id[18] == id[23] == "-":
+        digits = id.replace("-", "")
         try:
-            raw = UUID + bytes.fromhex(id.replace("-", ""))
+            raw = bytes.fromhex(digits)
         except ValueError:
             raw = b""
-        # Upper case, and dashes elsewhere, would not come back.
-        if len(raw) == 17 and id_from_bytes(raw) == id:
-            return raw
+        # Upper case would not come back.
+        if len(raw) == 16 and raw.hex() == digits:
+            return UUID + raw
     text = id.encode("utf-8", "surrogatepass")
     return ESCAPE + text if text[:1] in (UUID, ESCAPE, ATTEMPT) else text
 
@@ -51,8 +55,7 @@ def id_to_bytes(id: str) -> bytes:
 def id_from_bytes(stored: bytes) -> str:
     """Return the id that `id_to_bytes` wrote."""
     if stored[:1] == UUID:
-        digits = stored[1:].hex()
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        return b"-".join(_DIGITS.unpack(hexlify(stored[1:]))).decode()
     return stored.removeprefix(ESCAPE).decode("utf-8", "surrogatepass")
 
 

@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from dray import BrokerError, BrokerUnavailable, Clock, Delivery
+from dray import BrokerError, BrokerUnavailable, Clock, Delivery, SystemClock
 
 logger = logging.getLogger("dray.sqs")
 
@@ -108,10 +108,10 @@ class Receiver:
             self._changed.notify_all()
             return left
 
-    def ended(self, patience: float) -> None:
-        """Wait for the polls under way that end within `patience` seconds, and for what they bring to be given back."""
-        last = self._clock.monotonic() + patience
+    def ended(self, last: float) -> None:
+        """Wait for the polls that end by then (`monotonic`), and until what they bring is given back."""
         with self._changed:
+            patience = max(0.0, last - self._clock.monotonic())
             self._changed.wait_for(lambda: all(ends > last for ends in self._ends), patience)
 
     def _open_wish(self) -> int:
@@ -203,6 +203,7 @@ _late: set[tuple[int, Receiver]] = set()
 
 @atexit.register
 def _wait_for_the_late() -> None:
-    for process, receiver in list(_late):
-        if process == os.getpid():
-            receiver.ended(LAST_WAIT)
+    ours = [receiver for process, receiver in _late if process == os.getpid()]
+    last = SystemClock().monotonic() + LAST_WAIT
+    for receiver in ours:
+        receiver.ended(last)

@@ -23,7 +23,7 @@ from dray import Dray, Envelope, Url
 from dray.cli.exits import FAILURE, UNREACHABLE, USAGE
 
 #: Longest time (seconds) that a command may take to give up, on a busy machine.
-BOUND = 30.0
+BOUND = 40.0
 #: What stands for a wrong password; it must not be seen anywhere.
 WRONG = "wr0ng-s3cret"
 

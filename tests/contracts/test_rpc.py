@@ -10,11 +10,14 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from pika import BasicProperties
 
-from dray import BackendError, BackendUnavailable, Record, ResultBackend, Url
+from dray import BackendError, BackendUnavailable, BrokerError, Record, ResultBackend, Url
 from dray.testing import ResultBackendContract
+from dray.testing.background import Background
 from dray.testing.faults import wait_until
 from dray_backends.rpc import RpcBackend
+from dray_brokers.rabbitmq_publisher import Post
 
 
 def url_of(server: Any) -> Url:
@@ -112,24 +115,16 @@ def test_what_came_while_the_connection_was_lost_is_there_afterwards(sender: Rpc
 
 
 def test_a_wait_goes_on_when_the_connection_is_lost_under_it(sender: RpcBackend, worker: RpcBackend) -> None:
-    from threading import Thread
-
-    found: list[object] = []
-    waiting = Thread(target=lambda: found.append(set(sender.wait(["a"], 30))))
-    waiting.start()
+    waiting = Background(lambda: sender.wait(["a"], 30))
     assert sender._link is not None
     sender._link._connection._transport._sock.shutdown(socket.SHUT_RDWR)
     worker.store([result("a", sender.address)], 300)
-    waiting.join(20)
-    assert found == [{"a"}]
+    assert set(waiting.result()) == {"a"}
 
 
 def test_something_that_is_no_result_is_dropped(
     sender: RpcBackend, worker: RpcBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dray_brokers.rabbitmq_publisher import Post
-    from pika import BasicProperties
-
     worker._connected().send([Post("", sender.address, BasicProperties(message_id="x"), b"garbage")])
     worker.store([result("a", sender.address)], 300)
     assert set(sender.wait(["a"], 10)) == {"a"}
@@ -142,8 +137,6 @@ def test_the_queue_of_a_process_goes_when_it_closes(rabbitmq_server: Any, worker
     gone.close()
     link = worker._link
     assert link is not None
-    from dray import BrokerError
-
     with link.session() as session, pytest.raises(BrokerError, match="NOT_FOUND"):
         session.ask("queue_declare", "looking", queue=address, passive=True)
 

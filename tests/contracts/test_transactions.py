@@ -1,4 +1,4 @@
-"""Sending in the caller's own transaction: beside rows of an application, through drivers and SQLAlchemy, and refusals."""
+"""Sending in the caller's own transaction: beside its rows, through drivers and SQLAlchemy, and what is refused."""
 
 from __future__ import annotations
 

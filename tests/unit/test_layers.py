@@ -100,8 +100,10 @@ SHARED = {
     ("backends", "dray_brokers.postgres_connection"),
     ("backends", "dray_brokers.postgres_schema"),
     ("backends", "dray_brokers.redis_connection"),
-    ("backends", "dray_brokers.redis_scripts"),
+    ("backends", "dray_brokers.rabbitmq_channel"),
     ("backends", "dray_brokers.rabbitmq_connection"),
+    ("backends", "dray_brokers.rabbitmq_publisher"),
+    ("backends", "dray_brokers.rabbitmq_wire"),
 }
 
 

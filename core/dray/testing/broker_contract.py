@@ -6,8 +6,8 @@
 
 Each section is a class of tests in `dray.testing.broker_sections`: publishing, bodies, order, settling, leases, delays,
 dead_letters, cancelling, looking, sharing, connections, routing, transactions; read them in this order. What a subclass
-may say about its storage (`second`, `pass_time`, `cut`, `lease`, ...) is in `broker_sections.kit.BrokerKit`, and how its
-callers connect (`caller_connection`) in the section about transactions. A test is skipped only when the broker's
+may say about its storage (`second`, `pass_time`, `cut`, `lease`, ...) is in `broker_sections.kit.BrokerKit`, and how
+its callers connect (`caller_connection`) in the section about transactions. A test is skipped only when the broker's
 `Capabilities` do not claim what it is about, and the grade card printed at the end of the run names each capability
 that was missing.
 """
