@@ -22,7 +22,7 @@ MOST = 1000
 
 
 class RedisConsumer(Consumer):
-    """The loans of one worker. A receipt is a token, drawn anew for every fetch, and the name of the message."""
+    """The loans of one worker. A receipt is a token, drawn anew for every fetch, the place in line and the name."""
 
     def __init__(self, redis: RedisQueues, queues: Sequence[str], lease: float) -> None:
         self._redis = redis

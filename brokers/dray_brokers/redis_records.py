@@ -14,8 +14,8 @@ from dray import Delivery, Envelope, Waiting
 #: What begins the name of a message instead of its id: an id that is a UUID (16 bytes follow), an id that begins with
 #: one of these three bytes itself, a later attempt (4 bytes and the id follow).
 UUID, ESCAPE, ATTEMPT = b"\x00", b"\x01", b"\x02"
-#: Length of the token in front of a receipt.
-TOKEN = 8
+#: Length of the token and of the place, with which a receipt begins before it names the message.
+TOKEN, PLACE = 8, 10
 
 _FRAME = struct.Struct(">I")
 #: Length of the rest, delay, deliveries, attempt, priority, length of the id: the head of a message to publish.
@@ -88,18 +88,19 @@ def envelope_to_bytes(envelope: Envelope) -> bytes:
 
 def deliveries_from(queue: str, token: bytes, frames: bytes) -> list[Delivery]:
     """Return what `receive.lua` has lent under `token`."""
-    return [_delivery(queue, token, record) for record in unframed(frames)]
+    return [_delivery(queue, token, frame) for frame in unframed(frames)]
 
 
-def _delivery(queue: str, token: bytes, record: bytes) -> Delivery:
-    published, deliveries, attempt, priority, length = _RECORD.unpack_from(record)
-    start = _RECORD.size + length
-    id = record[_RECORD.size : start]
+def _delivery(queue: str, token: bytes, frame: bytes) -> Delivery:
+    published, deliveries, attempt, priority, length = _RECORD.unpack_from(frame, PLACE)
+    start = PLACE + _RECORD.size + length
+    id = frame[PLACE + _RECORD.size : start]
+    name = ATTEMPT + _FRAME.pack(attempt) + id if attempt else id
     return Delivery(
         id=id_from_bytes(id),
         queue=queue,
-        body=record[start:],
-        receipt=token + id if not attempt else token + ATTEMPT + _FRAME.pack(attempt) + id,
+        body=frame[start:],
+        receipt=token + frame[:PLACE] + name,
         # A record counts the deliveries that are over.
         delivery_count=deliveries + 1,
         priority=priority,

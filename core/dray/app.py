@@ -203,6 +203,12 @@ class Dray:
         found = self._tasks.get(task)
         return "" if found is None else found.resolved.backend
 
+    def backends_for_reading(self) -> list[ResultBackend]:
+        """The result backends of the app and of tasks that have their own, or an error that says how to have one."""
+        own = sorted({task.resolved.backend for task in self.tasks.values()} - {""})
+        found = [self.connections.backend_at(url) for url in own]
+        return found if found and self.connections.backend_url is None else [self.backend_for_reading(), *found]
+
     def reply_to(self, task: str) -> str:
         """Where results of a task have to be sent so that this process gets them; "" where they are kept for all."""
         return self.connections.address(self.backend_url_of(task))

@@ -213,7 +213,10 @@ def resolve(native: Capabilities, store: Capabilities | None = None) -> list[Sup
         plain("exchanges and topics", n.exchanges, "", "where exactly one queue fits, it is sent there; else refused"),
         plain("broadcast to all workers", n.broadcast, "", "refused when the queue is declared"),
         plain(
-            "ordering or fairness key", bool(n.key), {"order": "in order", "fair": "in turns"}.get(n.key, ""), "ignored"
+            "ordering or fairness key",
+            bool(n.key),
+            {"order": "in order", "fair": "in turns"}.get(n.key, ""),
+            "ignored; `ordered=True` is refused",
         ),
         plain("send in the caller's transaction", n.transactional, "", "`connection=` is refused"),
         plain("survives a restart", n.durable, "", "messages live and die with the process"),

@@ -1,4 +1,4 @@
-"""What the amqp:// adapter decides without a server: URLs, queue arguments by version, delays as keys, errors in words."""
+"""What the amqp:// adapter decides without a server: URLs, arguments by version, delays as keys, errors in words."""
 
 from __future__ import annotations
 

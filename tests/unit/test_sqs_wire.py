@@ -41,9 +41,7 @@ def made(given: Envelope, *, fifo: bool = False, fair: bool = True, most_bytes: 
 
 
 @given(body=st.binary(max_size=300), id=ids, attempt=st.integers(0, 10**9 - 1))
-def test_whatever_is_written_is_read_and_is_made_of_characters_that_sqs_takes(
-    body: bytes, id: str, attempt: int
-) -> None:
+def test_whatever_is_written_is_read_and_sqs_takes_its_characters(body: bytes, id: str, attempt: int) -> None:
     text = write(envelope(body, id=id, attempt=attempt))
     assert read(text) == (id, attempt, body)
     assert ALLOWED.fullmatch(text)

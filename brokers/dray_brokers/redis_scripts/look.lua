@@ -1,4 +1,4 @@
--- Answers questions about queues, and changes nothing.
+-- Answers questions about queues.
 -- KEYS: bases of queues. ARGV: the question, and
 --   sizes           returns for each queue: ready, delayed, leased, dead
 --   find   ids framed   returns for each id the best of its states in these queues: 8 * attempt + 4 if alive + state,
@@ -32,8 +32,8 @@ local function find(queue, id)
   end
   local function look_for(name, attempt)
     if redis.call('SISMEMBER', queue.ids, name) == 1 then
-      local due, ends = redis.call('ZSCORE', queue.delayed, name), redis.call('ZSCORE', queue.leased, name)
-      found(attempt, true, (due and tonumber(due) > now and 1) or (ends and tonumber(ends) > now and 2) or 0)
+      local delayed = redis.call('ZSCORE', queue.delayed, name)
+      found(attempt, true, delayed and 1 or redis.call('HEXISTS', queue.held, name) == 1 and 2 or 0)
     end
   end
   look_for(id, 0)
@@ -73,7 +73,8 @@ local function peek(queue, limit)
     if #seen < limit then
       local some = redis.call('ZRANGE', times, 0, limit - #seen - 1, 'WITHSCORES')
       for n = 1, #some, 2 do
-        local left, record = tonumber(some[n + 1]) - now, redis.call('HGET', queue.held, some[n])
+        local name = state == 2 and name_in(some[n]) or some[n]
+        local left, record = tonumber(some[n + 1]) - now, redis.call('HGET', queue.held, name)
         if state == 2 and record then record = charged(record) end
         show(left > 0 and state or 0, state == 1 and math.max(0, left) or 0, record)
       end
@@ -88,6 +89,8 @@ local answers = {}
 if ARGV[1] == 'sizes' then
   for n, base in ipairs(KEYS) do answers[n] = sizes(queue_of(base)) end
 else
+  -- Who holds a name is told by its receipt only; so first of all nobody holds what is over.
+  for _, base in ipairs(KEYS) do catch_up(queue_of(base), now) end
   for n, id in ipairs(unframed(ARGV[2])) do
     answers[n] = -1
     for _, base in ipairs(KEYS) do answers[n] = math.max(answers[n], find(queue_of(base), id)) end

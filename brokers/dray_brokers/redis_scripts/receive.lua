@@ -2,28 +2,29 @@
 -- KEYS: the bases of n queues [, their n bells, the marks of the cancelled ones].
 -- ARGV: n, most messages, seconds of the loan, token (8 bytes).
 -- Returns how long nothing will change by itself (ms; -1: for ever; 0 when something was lent), the numbers of the lent
--- messages that are cancelled, and for each queue its records, framed.
+-- messages that are cancelled, and for each queue framed: place and record.
 
 local n, limit, lease, token = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local marks = KEYS[2 * n + 1]
 if marks and redis.call('EXISTS', marks) == 0 then marks = nil end
 local now = clock()
 local ends = string.format('%.6f', now + lease) -- as text: a number would be written out anew for each message
--- The places of this call, which order what is given back, are its time and the number of the loan.
-local loan, number, weight = token .. struct.pack('>d', math.floor(now * 1e6)), 0, 0
+-- A place is the time of the loan and its number in this call.
+local time, number, weight = struct.pack('>d', math.floor(now * 1e6)), 0, 0
 local ids = {}
 
 local function lend(record, place, batch)
   number = number + 1
   weight = weight + #record
+  place = place or time .. struct.pack('>I2', number)
   local attempt, _, id = struct.unpack('>I4BI2c0', record, 11)
   local name = attempt == 0 and id or later_name(attempt, id)
   if marks then ids[number] = id end
-  local at = #batch.records + 1
-  batch.records[at] = record
-  batch.held[2 * at - 1], batch.held[2 * at] = name, record
-  batch.loans[2 * at - 1], batch.loans[2 * at] = name, place and token .. place or loan .. struct.pack('>I2', number)
-  batch.times[2 * at - 1], batch.times[2 * at] = ends, name
+  local at = 2 * #batch.frames / 3
+  batch.held[at + 1], batch.held[at + 2] = name, record
+  batch.times[at + 1], batch.times[at + 2] = ends, token .. place .. name
+  at = #batch.frames
+  batch.frames[at + 1], batch.frames[at + 2], batch.frames[at + 3] = struct.pack('>I4', 10 + #record), place, record
 end
 
 -- Takes from the head of a line; in small steps until it is known how heavy its records are.
@@ -38,7 +39,7 @@ local function take_from(line, batch)
 end
 
 local function take(queue)
-  local batch = { records = {}, held = {}, loans = {}, times = {} }
+  local batch = { held = {}, times = {}, frames = {} }
   local back, used, at, read = {}, {}, 1, 0
   local function next_back()
     if at > #back then
@@ -59,9 +60,8 @@ local function take(queue)
   end
   call('ZREM', queue.back, used)
   call('HSET', queue.held, batch.held)
-  call('HSET', queue.loans, batch.loans)
   call('ZADD', queue.leased, batch.times)
-  return batch.records
+  return table.concat(batch.frames)
 end
 
 local function next_change(queue)
@@ -78,7 +78,7 @@ for index = 1, n do
   local queue, bell = queue_of(KEYS[index]), KEYS[n + index]
   if number < limit and weight < HEAVY then
     ring(bell, catch_up(queue, now))
-    lent[index] = framed(take(queue))
+    lent[index] = take(queue)
     -- The queue is empty: all rings until now were for what somebody has taken.
     if bell and number < limit and weight < HEAVY then redis.call('DEL', bell) end
   else

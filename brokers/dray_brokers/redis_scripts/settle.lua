@@ -1,5 +1,5 @@
 -- Ends loans, or renews them.
--- KEYS: base of the queue [, its bell]. ARGV: what to do, the receipts (token and name) framed, and
+-- KEYS: base of the queue [, its bell]. ARGV: what to do, the receipts framed, and
 --   ack
 --   requeue   seconds of delay        behind all others, charged
 --   release                           in the old place, not charged
@@ -9,26 +9,30 @@
 -- Returns the numbers of the receipts whose loan was over, and how many workers are worth waking.
 
 local queue, verb, detail = queue_of(KEYS[1]), ARGV[1], ARGV[3]
-local names, lost = holding(queue, unframed(ARGV[2]))
+local receipts, names, lost, seen = {}, {}, {}, {}
+local all = unframed(ARGV[2])
+for n, ends in ipairs(ask('ZMSCORE', queue.leased, all)) do
+  local receipt = all[n]
+  if ends and not seen[receipt] then
+    seen[receipt] = true
+    receipts[#receipts + 1], names[#names + 1] = receipt, name_in(receipt)
+  else
+    lost[#lost + 1] = n
+  end
+end
 if #names == 0 then return { lost, 0 } end
+call('ZREM', queue.leased, receipts)
 
 if verb == 'extend' then
   local ends, times = clock() + tonumber(detail), {}
-  for _, name in ipairs(names) do
-    times[#times + 1], times[#times + 2] = ends, name
+  for _, receipt in ipairs(receipts) do
+    times[#times + 1], times[#times + 2] = ends, receipt
   end
-  call('ZREM', queue.leased, names) -- makes no difference, but a Redis that is full then lets the next one pass
   call('ZADD', queue.leased, times)
   return { lost, 0 }
 end
 
-local places = {}
-if verb == 'release' or verb == 'return' then
-  for n, loan in ipairs(ask('HMGET', queue.loans, names)) do places[names[n]] = loan:sub(9) end
-end
 local records = verb ~= 'ack' and held_by(queue, names) or {}
-call('ZREM', queue.leased, names)
-call('HDEL', queue.loans, names)
 call('HDEL', queue.held, names)
 
 if verb == 'ack' then
@@ -69,6 +73,8 @@ if verb == 'requeue' then
   end
   line_up(queue, records)
 else
+  local places = {}
+  for n, receipt in ipairs(receipts) do places[names[n]] = receipt:sub(9, 18) end
   for _, record in ipairs(records) do
     local place = places[name_of(record)]
     if verb == 'return' then record = charged(record) end

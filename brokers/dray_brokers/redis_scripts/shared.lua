@@ -6,8 +6,7 @@
 --              a member is the digit 9 - priority, the place and the record
 --   :held      hash of records by name: what is delayed or lent
 --   :delayed   sorted set of names by when they come due
---   :leased    sorted set of names by when the loan ends
---   :loans     hash by name: the token (8 bytes) and the place (10 bytes) of each loan
+--   :leased    sorted set of receipts by when the loan ends; a receipt is the token, the place and the name
 --   :ids       set of the names of all of these
 --   :tries     hash by id: the attempts above 0 among them, 4 bytes each
 --   :dead      sorted set of the numbers of the letters
@@ -16,7 +15,8 @@
 -- A message is always in one of ready, back, held and letters, and changes over within one script.
 --
 -- A record is bytes, big-endian: published (double), deliveries (2), attempt (4), priority (1), length of the id (2), id,
--- body. A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id.
+-- body. A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id. A token (8 bytes) is drawn by
+-- the consumer for each fetch; a place (10 bytes) orders what is given back as it was taken.
 --
 -- When Redis is full it refuses the first command that needs room, unless the script has already written something.
 -- So whatever drains a queue removes first and adds afterwards; publish adds first, and is refused as a whole.
@@ -31,7 +31,7 @@ local ARGUMENTS = 4000
 local function queue_of(base)
   return {
     ready = base .. ':ready:', back = base .. ':back', held = base .. ':held', delayed = base .. ':delayed',
-    leased = base .. ':leased', loans = base .. ':loans', ids = base .. ':ids', tries = base .. ':tries',
+    leased = base .. ':leased', ids = base .. ':ids', tries = base .. ':tries',
     dead = base .. ':dead', letters = base .. ':letters', graves = base .. ':graves',
   }
 end
@@ -89,6 +89,10 @@ end
 
 local function later_name(attempt, id)
   return '\2' .. struct.pack('>I4', attempt) .. id
+end
+
+local function name_in(receipt)
+  return receipt:sub(19)
 end
 
 local function name_of(record)
@@ -177,24 +181,29 @@ local function held_by(queue, names)
   return records
 end
 
--- Puts in line what has waited long enough in `times`; returns how many.
-local function come_due(queue, times, now, change)
+-- Puts in line what has waited long enough in `times`; `name` and `change` say how to read and write it. Returns how many.
+local function come_due(queue, times, now, name, change)
   local moved, weight = 0, 0
   while moved < MOST and weight < HEAVY do
-    local names = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 50)
-    if #names == 0 then break end
+    local due = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 50)
+    if #due == 0 then break end
+    redis.call('ZREM', times, unpack(due))
+    local names = {}
+    for n, member in ipairs(due) do names[n] = name(member) end
     local records = held_by(queue, names)
-    redis.call('ZREM', times, unpack(names))
     redis.call('HDEL', queue.held, unpack(names))
-    redis.call('HDEL', queue.loans, unpack(names))
     for n, record in ipairs(records) do
-      records[n] = change and change(record) or record
+      records[n] = change(record)
       weight = weight + #record
     end
     line_up(queue, records)
-    moved = moved + #names
+    moved = moved + #due
   end
   return moved
+end
+
+local function unchanged(text)
+  return text
 end
 
 -- A loan that has run out was a delivery: here it is written down as one.
@@ -204,22 +213,6 @@ end
 
 -- Puts in line all delays and loans that are over. Whoever looks at a queue does this, so there is no reaper to die.
 local function catch_up(queue, now)
-  return come_due(queue, queue.delayed, now) + come_due(queue, queue.leased, now, charged)
-end
-
--- Which of these receipts (a token and a name each) still hold: names, and the numbers of those that do not.
-local function holding(queue, receipts)
-  local names, all, lost, seen = {}, {}, {}, {}
-  for n, receipt in ipairs(receipts) do all[n] = receipt:sub(9) end
-  local loans = ask('HMGET', queue.loans, all)
-  for n, receipt in ipairs(receipts) do
-    local name, loan = all[n], loans[n]
-    if loan and not seen[name] and loan:sub(1, 8) == receipt:sub(1, 8) then
-      seen[name] = true
-      names[#names + 1] = name
-    else
-      lost[#lost + 1] = n
-    end
-  end
-  return names, lost
+  return come_due(queue, queue.delayed, now, unchanged, unchanged)
+    + come_due(queue, queue.leased, now, name_in, charged)
 end

@@ -27,9 +27,10 @@ def purge(session: Session, as_json: bool) -> None:
     """Delete results whose time is up (`result_expires`).
 
     Nobody sees them any more, but some databases keep them until somebody deletes them. Where the server itself
-    does that there is never anything left to delete. Results that are still valid stay.
+    does that there is never anything left to delete. Results that are still valid stay. With -A, the backends of tasks
+    that have their own are looked through too.
     """
-    count = session.app.backend_for_reading().purge()
+    count = sum(backend.purge() for backend in session.app_with_tasks().backends_for_reading())
     if as_json:
         show_json({"purged": count})
     else:
