@@ -230,7 +230,7 @@ class PostgresServer:
             what = "no tables" if there.version == 0 else "older tables"
             raise self.refused(
                 f"{self.url} has {what} for dray's {part.name} in schema {self.options.schema!r}, and create=no "
-                "forbids to make them: run `dray setup` with a role that may create them"
+                "forbids to make them: run `dray setup` with a role that may, and without create=no"
             )
         return None
 

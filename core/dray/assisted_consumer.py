@@ -61,7 +61,7 @@ class AssistedConsumer(Consumer):
                     raise
                 if shown:
                     return shown
-            if left <= 0:
+            if self._clock.monotonic() >= end:
                 return ()
 
     def _promote(self, at_once: bool) -> None:

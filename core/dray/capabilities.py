@@ -84,20 +84,19 @@ def assisted(native: Capabilities, store: Capabilities | None) -> Capabilities:
     # A copy in the same queue would be taken for a repeated publish by a broker that recognises those.
     copies = not native.dedup
     delays = kept or (native.max_delay > 0 and copies)
-    most = native.max_message_bytes
-    return msgspec.structs.replace(
+    helped = msgspec.structs.replace(
         native,
         max_delay=FOREVER if delays else native.max_delay,
-        priority_levels=max(native.priority_levels, len(STEPS))
-        if native.priority_levels < 2
-        else native.priority_levels,
+        priority_levels=native.priority_levels if native.priority_levels > 1 else len(STEPS),
         delivery_count=native.delivery_count or kept,
         release_uncharged=native.release_uncharged or (native.delivery_count and copies and not native.fifo),
         requeue_delay=native.requeue_delay or (delays and copies),
         cancel=native.cancel or kept,
         dead_letters=True,
-        max_message_bytes=None if most is None else most - LABEL_BYTES,
     )
+    if helped == native or native.max_message_bytes is None:
+        return helped
+    return msgspec.structs.replace(helped, max_message_bytes=native.max_message_bytes - LABEL_BYTES)
 
 
 def lacks(native: Capabilities) -> bool:

@@ -140,7 +140,7 @@ def test_queues_that_the_engine_adds_need_not_be_predefined_to_be_empty() -> Non
 
 def answered(code: str, status: int = 400) -> ClientError:
     told = {"Error": {"Code": code, "Message": "so it is"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(told, "SendMessageBatch")  # type: ignore[arg-type]
+    return ClientError(told, "SendMessageBatch")
 
 
 @pytest.mark.parametrize(

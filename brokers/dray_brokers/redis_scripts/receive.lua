@@ -40,11 +40,11 @@ end
 
 local function take(queue)
   local batch = { held = {}, times = {}, frames = {} }
-  local back, used, at, read = {}, {}, 1, 0
+  local back, used, at, read, more = {}, {}, 1, 0, true
   local function next_back()
-    if at > #back then
+    if at > #back and more then
       back = redis.call('ZRANGE', queue.back, read, read + 49)
-      at, read = 1, read + #back
+      at, read, more = 1, read + #back, #back == 50
     end
     return back[at]
   end

@@ -9,19 +9,16 @@
 -- Returns the numbers of the receipts whose loan was over, and how many workers are worth waking.
 
 local queue, verb, detail = queue_of(KEYS[1]), ARGV[1], ARGV[3]
-local receipts, names, lost, seen = {}, {}, {}, {}
-local all = unframed(ARGV[2])
-for n, ends in ipairs(ask('ZMSCORE', queue.leased, all)) do
-  local receipt = all[n]
-  if ends and not seen[receipt] then
-    seen[receipt] = true
+local receipts, names, lost = {}, {}, {}
+for n, receipt in ipairs(unframed(ARGV[2])) do
+  -- One by one, which tells at once whose loan was over.
+  if redis.call('ZREM', queue.leased, receipt) == 1 then
     receipts[#receipts + 1], names[#names + 1] = receipt, name_in(receipt)
   else
     lost[#lost + 1] = n
   end
 end
 if #names == 0 then return { lost, 0 } end
-call('ZREM', queue.leased, receipts)
 
 if verb == 'extend' then
   local ends, times = clock() + tonumber(detail), {}

@@ -14,8 +14,8 @@
 --   :graves    hash by id: the numbers of its letters, separated by blanks
 -- A message is always in one of ready, back, held and letters, and changes over within one script.
 --
--- A record is bytes, big-endian: published (double), deliveries (2), attempt (4), priority (1), length of the id (2), id,
--- body. A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id. A token (8 bytes) is drawn by
+-- A record is, big-endian: published (double), deliveries (2), attempt (4), priority (1), length of the id (2), id, body.
+-- A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id. A token (8 bytes) is drawn by
 -- the consumer for each fetch; a place (10 bytes) orders what is given back as it was taken.
 --
 -- When Redis is full it refuses the first command that needs room, unless the script has already written something.
@@ -181,7 +181,7 @@ local function held_by(queue, names)
   return records
 end
 
--- Puts in line what has waited long enough in `times`; `name` and `change` say how to read and write it. Returns how many.
+-- Puts in line what has waited long enough in `times`: `name` reads a member, `change` a record. Returns how many.
 local function come_due(queue, times, now, name, change)
   local moved, weight = 0, 0
   while moved < MOST and weight < HEAVY do
