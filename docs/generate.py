@@ -12,10 +12,13 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import msgspec
@@ -259,28 +262,98 @@ def send_options() -> str:
     return _typed_words("SendOptions")
 
 
-#: The columns of the table of brokers, and the test class whose run of the kit says what such a broker declares.
+#: Where the grade cards of the last whole run of the kits are: `make grades` writes them.
+GRADES = ROOT / "docs" / "grades.json"
+
+#: The columns of the table of brokers, and whose card says what such a broker declares.
 COLUMNS = {
     "memory": "TestMemoryBroker",
     "sqlite": "TestSqliteBroker",
-    "redis, valkey": "TestRedisBroker",
-    "rabbitmq, classic": "TestClassicQueues",
-    "rabbitmq, quorum": "TestQuorumQueues",
-    "sqs": "TestSqsBroker",
-    "sqs, fifo": "TestSqsFifoBroker",
+    "redis, valkey": "TestRedis",
+    "rabbitmq, classic": "TestRabbitClassic",
+    "rabbitmq, quorum": "TestRabbitQuorum",
+    "sqs": "TestSqsOnMoto",
+    "sqs, fifo": "TestFifoSqsOnMiniStack",
     "postgresql": "TestPostgresBroker",
     "kombu+redis": "TestKombuRedis",
+    "kombu+amqp": "TestKombuAmqp",
+    "kombu+filesystem": "TestKombuFilesystem",
+}
+
+#: Every subclass of a kit in tests/contracts, as the table of grade cards calls it, in the order of that table.
+CARDS = {
+    "TestMemoryBroker": "memory",
+    "TestSqliteBroker": "sqlite",
+    "TestRedis": "redis",
+    "TestValkey": "redis, on Valkey",
+    "TestRedisWithTlsAndNarrowRights": "redis, with TLS and narrow rights",
+    "TestRedisSentinel": "redis+sentinel",
+    "TestRedisCluster": "redis+cluster",
+    "TestRabbitClassic": "rabbitmq, classic queues",
+    "TestRabbitQuorum": "rabbitmq, quorum queues",
+    "TestSqsOnMoto": "sqs, on moto",
+    "TestSqsOnMiniStack": "sqs, on MiniStack",
+    "TestFifoSqsOnMiniStack": "sqs, FIFO queues, on MiniStack",
+    "TestPostgresBroker": "postgresql",
+    "TestKombuMemory": "kombu+memory",
+    "TestKombuFilesystem": "kombu+filesystem",
+    "TestKombuSqlalchemy": "kombu+sqla",
+    "TestKombuRedis": "kombu+redis",
+    "TestKombuAmqp": "kombu+amqp",
+    "TestCountingWithLeases": "engine, over what counts and lends",
+    "TestCountingWithLeasesAndAStore": "engine, the same with a store",
+    "TestHeldUntilTheConnectionEnds": "engine, over what holds until the connection ends",
+    "TestNothingAtAll": "engine, over what can do nothing",
+    "TestNothingAtAllButAStore": "engine, the same with a store",
+    "TestMemoryBackend": "memory",
+    "TestSqliteBackend": "sqlite",
+    "TestRedisBackend": "redis",
+    "TestValkeyBackend": "redis, on Valkey",
+    "TestRedisWithTlsAndNarrowRightsBackend": "redis, with TLS and narrow rights",
+    "TestRedisSentinelBackend": "redis+sentinel",
+    "TestRedisClusterBackend": "redis+cluster",
+    "TestPostgresBackend": "postgresql",
+    "TestSqlBackendOnPostgres": "db+postgresql",
+    "TestSqlBackendOnMariaDb": "db+mariadb",
+    "TestSqlBackendOnSqlite": "db+sqlite",
+    "TestSqlBackendWithoutUpsert": "db+, a dialect without upsert",
+    "TestRpcBackend": "rpc",
+    "TestMemcachedBackend": "cache+memcached",
+    "TestMongoBackend": "mongodb, on mongomock",
+    "TestS3Backend": "s3, on moto",
+    "TestFileBackend": "file",
+    "TestJsonSerializer": "json",
+    "TestMsgpackSerializer": "msgpack",
+    "TestPickleSerializer": "pickle",
+    "TestYamlSerializer": "yaml",
 }
 
 
+class CardsMissing(Exception):
+    """The grade cards are not those of a whole run; the text says what is wrong and what to do."""
+
+
 def grades() -> dict[str, Any]:
-    """Return the grade cards of the last whole run of the kits (`make grades` writes them)."""
-    found: dict[str, Any] = json.loads((ROOT / "docs" / "grades.json").read_text())
-    return found
+    """Return the grade cards of the last whole run of the kits, in the order of `CARDS`."""
+    if not GRADES.exists():
+        raise CardsMissing(f"{GRADES.name} is missing: run `make grades`, which runs the kits against every adapter")
+    found: dict[str, Any] = json.loads(GRADES.read_text(encoding="utf-8"))
+    if missing := [name for name in CARDS if name not in found]:
+        raise CardsMissing(
+            f"{GRADES.name} has no card of {', '.join(missing)}: run `make grades` where every server is to be had, or "
+            "take what is gone out of CARDS in docs/generate.py"
+        )
+    if unnamed := [name for name in found if name not in CARDS]:
+        raise CardsMissing(
+            f"{GRADES.name} has cards that CARDS in docs/generate.py does not name: {', '.join(unnamed)}"
+        )
+    return {name: found[name] for name in CARDS}
 
 
 def _declared() -> dict[str, Capabilities]:
     cards = grades()
+    if idle := [card for card in COLUMNS.values() if not cards[card]["capabilities"]]:
+        raise CardsMissing(f"{GRADES.name}: the server of {', '.join(idle)} was not there; `make servers` installs it")
     known = {name: msgspec.convert(cards[card]["capabilities"], Capabilities) for name, card in COLUMNS.items()}
     return {**known, "folder (example)": _load_folder().FolderBroker.capabilities}
 
@@ -302,24 +375,92 @@ def broker_notes() -> str:
     """Return what each word of the table above means, broker by broker where they differ."""
     said: dict[tuple[str, str, str], list[str]] = {}
     for name, can in _declared().items():
-        for row in resolve(can, Capabilities()):
-            if row.note:
-                said.setdefault((row.feature, row.how, row.note), []).append(name)
-    order = {feature: n for n, feature in enumerate(row.feature for row in resolve(Capabilities()))}
-    rows = [
-        (feature, how, note, ", ".join(names))
-        for (feature, how, note), names in sorted(said.items(), key=lambda pair: order[pair[0][0]])
-    ]
-    return table(("feature", "how", "what that means", "where"), rows)
+        for alone, helped in zip(resolve(can), resolve(can, Capabilities()), strict=True):
+            with_store = (helped.feature, "*with a store*", helped.note)
+            rows = {(alone.feature, alone.how, alone.note.partition("; with a store")[0]): alone.note}
+            if helped.how == "emulated" and helped != alone:
+                rows[with_store] = helped.note
+            for row, note in rows.items():
+                if note:
+                    said.setdefault(row, []).append(name)
+    order = {row.feature: n for n, row in enumerate(resolve(Capabilities()))}
+    rows_in_order = sorted(said.items(), key=lambda pair: order[pair[0][0]])
+    return table(
+        ("feature", "how", "what that means", "where"),
+        [(feature, how, note, "; ".join(names)) for (feature, how, note), names in rows_in_order],
+    )
 
 
 def grade_cards() -> str:
     """Return what the kits said of each adapter."""
     rows = []
     for name, card in grades().items():
-        missing = ", ".join(f"{why} ({n})" for why, n in card["skipped"].items())
-        rows.append((name.removeprefix("Test"), card["kit"], str(card["passed"]), str(card["failed"]), missing))
-    return table(("adapter", "kit", "passed", "failed", "not claimed (sentences skipped)"), rows)
+        skipped = "; ".join(f"{why} ({n})" for why, n in card["skipped"].items())
+        kit = card["kit"].removesuffix("Contract")
+        rows.append((CARDS[name], kit, str(card["passed"]), str(card["failed"]), skipped))
+    return table(("adapter", "kit", "passed", "failed", "skipped, because it does not claim"), rows)
+
+
+#: The tables of URL options: name -> where the Struct is that reads them.
+OPTIONS = {
+    "sqlite": "dray_brokers.sqlite_file:SqliteOptions",
+    "redis": "dray_brokers.redis_connection:RedisOptions",
+    "rabbitmq": "dray_brokers.rabbitmq_connection:RabbitOptions",
+    "sqs": "dray_brokers.sqs_client:SqsOptions",
+    "postgresql": "dray_brokers.postgres_connection:PostgresOptions",
+    "kombu": "dray_brokers.kombu_place:KombuOptions",
+    "db": "dray_backends.sql:SqlOptions",
+    "memcached": "dray_backends.memcached:MemcachedOptions",
+    "mongodb": "dray_backends.mongodb:MongoOptions",
+    "s3": "dray_backends.s3:S3Options",
+    "file": "dray_backends.filesystem:FileOptions",
+}
+#: Options whose comment in the code is not about them alone.
+OPTION_WORDS = {
+    ("postgresql", "passfile"): "libpq's own, under its names; what is not given comes from the environment "
+    "(`PGPASSFILE`, `PGSSLMODE` ...).",
+    ("s3", "region"): "Region of the bucket; else what boto3 finds (`AWS_REGION`, the profile).",
+}
+
+
+def url_options(name: str) -> str:
+    """Return the options that one kind of URL takes. Neighbours that share a comment in the code share a row."""
+    module, _, struct = OPTIONS[name].partition(":")
+    kind = getattr(import_module(module), struct)
+    known = {field.name: field for field in msgspec.structs.fields(kind)}
+    rows: list[list[str]] = []
+    for word, _, _, comment in fields(inspect.getsource(kind)):
+        field = known[word]
+        cells = [f"`{word}`", _taken(field.type), _shown(field.default)]
+        if said := OPTION_WORDS.get((name, word), comment):
+            rows.append([*cells, said])
+        elif rows:
+            rows[-1][:3] = [f"{before}, {cell}" for before, cell in zip(rows[-1][:3], cells, strict=True)]
+        else:
+            raise ValueError(f"the first option of {OPTIONS[name]} has no comment")
+    return table(("option", "takes", "default", "meaning"), [_merged(row) for row in rows])
+
+
+def _merged(row: Sequence[str]) -> list[str]:
+    """Return a row in which what all options of it have in common stands once."""
+    return [row[0], *(", ".join(dict.fromkeys(cell.split(", "))) for cell in row[1:3]), row[3]]
+
+
+def _taken(kind: Any) -> str:
+    """Return in words what may be written for an option of this type."""
+    choices = [part for part in get_args(kind) or (kind,) if part is not NoneType]
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{choice}`" for choice in choices)
+    words = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}
+    return words[choices[0]]
+
+
+def _shown(default: Any) -> str:
+    if default is None or default == "":
+        return "-"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
 def capabilities() -> str:
@@ -403,13 +544,24 @@ def _load_folder() -> Any:
     return module
 
 
+def _tables_of_options(*names: str) -> dict[str, Callable[[], str]]:
+    return {f"options: {name}": partial(url_options, name) for name in names}
+
+
 #: The generated pages: file name -> function that returns its text.
 PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "cli.md": cli_page, "api.md": api_page}
 
 #: The generated tables: page -> name -> function that returns its text.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "tasks.md": {"task options": task_options, "send options": send_options},
-    "brokers.md": {"brokers": brokers, "notes": broker_notes, "kits": kits, "grades": grade_cards},
+    "brokers.md": {
+        "brokers": brokers,
+        "notes": broker_notes,
+        **_tables_of_options("sqlite", "redis", "rabbitmq", "sqs", "postgresql", "kombu"),
+        "kits": kits,
+        "grades": grade_cards,
+    },
+    "results.md": _tables_of_options("db", "memcached", "mongodb", "s3", "file"),
     "write-a-broker.md": {"capabilities": capabilities},
     "plugins.md": {"resources": resources},
     "errors.md": {"errors": errors},
@@ -446,7 +598,11 @@ def stale() -> Iterator[tuple[str, str]]:
 
 def main(arguments: list[str]) -> int:
     """Write all pages, or with --check say which are out of date."""
-    outdated = list(stale())
+    try:
+        outdated = list(stale())
+    except CardsMissing as problem:
+        sys.stderr.write(f"docs/{problem}\n")
+        return 1
     if arguments == ["--check"]:
         for name, _ in outdated:
             sys.stderr.write(f"docs/{name} is out of date: run `make docs`\n")

@@ -156,7 +156,7 @@ class RabbitBroker(Broker):
             if envelope.delay <= 0:
                 return Post("", topology.name(envelope.queue), properties, envelope.body)
             things[f"due:{envelope.queue}"] = None
-            return topology.delayed(envelope.queue, envelope.delay, properties, envelope.body)
+            return topology.delayed(topology.name(envelope.queue), envelope.delay, properties, envelope.body)
         exchange = topology.exchange_of(broadcast) if broadcast else topology.name(envelope.exchange)
         key = broadcast.routing_key if broadcast else envelope.routing_key
         things[f"exchange:{exchange}"] = None

@@ -25,8 +25,8 @@ def advice(
         )
     if not server.quorum_ladder:
         said.append(
-            "delays pass through classic queues: a server that is killed just while a message moves on from one to "
-            "the next can lose it; with ?queue_type=quorum (from 3.10 on) each move is confirmed"
+            "delays pass through classic queues, which do not confirm to each other: a server that is killed can lose "
+            "what moved on within the last second; from RabbitMQ 3.10 on quorum queues are used for that"
         )
     if not management.is_given:
         said.append(

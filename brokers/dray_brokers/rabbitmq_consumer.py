@@ -183,10 +183,10 @@ class RabbitConsumer(Consumer):
 
     def _post(self, copy: Copy) -> Post:
         properties = copied(copy.arrival.properties, copy.handed_out, copy.ahead)
-        own = self._own.get(copy.queue)
+        name = self._own.get(copy.queue) or self._broker.topology.name(copy.queue)
         if copy.delay > 0:
-            return self._broker.topology.delayed(own or copy.queue, copy.delay, properties, copy.arrival.body)
-        return Post("", own or self._broker.topology.name(copy.queue), properties, copy.arrival.body)
+            return self._broker.topology.delayed(name, copy.delay, properties, copy.arrival.body)
+        return Post("", name, properties, copy.arrival.body)
 
     # Settling
 

@@ -31,6 +31,8 @@ from .rabbitmq_wire import HIGHEST
 UNIT, STEPS = 0.1, 20
 #: Longest delay that the ladder keeps (seconds): 29 hours.
 LONGEST = UNIT * (2**STEPS - 1)
+#: Milliseconds for which delayed messages are kept whose queue was deleted before they were due, and how many at most.
+KEEP_LOST, MOST_LOST = 7 * 86_400_000, 100_000
 #: Most bytes of a queue's name that goes into a routing key as it is; signs of patterns need three each there.
 LONGEST_WORD = (MOST_NAME - 2 * STEPS) // 3
 #: Reply codes.
@@ -62,8 +64,12 @@ class Server(NamedTuple):
 
     @property
     def quorum_ladder(self) -> bool:
-        """Whether quorum queues can be steps of the ladder: since they know a time to live."""
-        return self.quorum and self.version >= (3, 10)
+        """Whether the steps of the ladder are quorum queues, whatever the others are: from 3.10 on they can be.
+
+        They pass on with a confirm. Classic ones do not: killed with -9, RabbitMQ 3.10.8 lost what had passed from one
+        to the next within the last half second.
+        """
+        return self.version >= (3, 10)
 
     def queue_arguments(self, options: RabbitOptions) -> dict[str, Any]:
         """Return the arguments of a plain queue."""
@@ -102,12 +108,12 @@ class Topology:
     def is_ours(self, name: str) -> bool:
         """Whether what the server calls `name` is one of our queues, and no part of the ladder."""
         prefix = self.options.prefix
-        return name.startswith(prefix) and not name.startswith((f"{prefix}dray.", "amq."))
+        return name.startswith(prefix) and not name.startswith((f"{prefix}dray.reply.", "dray.delay.", "amq."))
 
     @property
     def ladder(self) -> str:
-        """The beginning of the names of the ladder's queues and exchanges."""
-        return f"{self.options.prefix}dray.delay.{'quorum' if self.server.quorum_ladder else 'classic'}"
+        """The beginning of the names of the ladder's queues and exchanges. All of a virtual host share one."""
+        return f"dray.delay.{'quorum' if self.server.quorum_ladder else 'classic'}"
 
     def broadcast(self, queue: str) -> Queue | None:
         """Return the declaration of a queue of which every consumer has its own copy; None when it is none."""
@@ -162,7 +168,7 @@ class Topology:
         self.ensure(session, [f"exchange:{exchange}"])
         self._bind(session, name, exchange, queue.routing_key)
         # Only who owns it may bind it, and somebody may have to give a message back for a while.
-        self._declare_exchange(session, f"{self.ladder}.due", "topic")
+        self.ensure(session, ["end:"])
         self._bind(session, name, f"{self.ladder}.due", f"#.{_word(name)}")
         return name
 
@@ -187,31 +193,25 @@ class Topology:
     def _ensure_due(self, session: Session, queue: str) -> None:
         """Bind a queue to the end of the ladder."""
         self._ensure_ladder(session, "")
-        self._bind(session, self.name(queue), f"{self.ladder}.due", f"#.{_word(queue)}")
+        self._bind(session, self.name(queue), f"{self.ladder}.due", f"#.{_word(self.name(queue))}")
 
     def _ensure_relay(self, session: Session, target: str) -> None:
         """Put a queue to the end of the ladder that passes on at once, to an exchange and with a key of its own."""
         self._ensure_ladder(session, "")
         exchange, key = target.split("\n", 1)
         name = f"{self.ladder}.to.{_word(target)}"
-        arguments = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": key}
-        self._declare_queue(session, name, {"x-queue-type": "classic", **arguments})
+        self._declare_queue(session, name, self._step(0, exchange) | {"x-dead-letter-routing-key": key})
         self._bind(session, name, f"{self.ladder}.due", f"#.{_word(target)}")
 
     def _ensure_ladder(self, session: Session, _: str) -> None:
         if "ladder:" in self._known:
             return
         ladder = self.ladder
-        self._declare_exchange(session, f"{ladder}.due", "topic")
+        self._ensure_end(session, "")
         for step in range(STEPS):
             name, below = f"{ladder}.{step:02}", f"{ladder}.{step - 1:02}" if step else f"{ladder}.due"
-            arguments = {"x-message-ttl": _milliseconds(UNIT * 2**step), "x-dead-letter-exchange": below}
-            if self.server.quorum_ladder:
-                # Passed on with a confirm from queue to queue.
-                arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-            kind = "quorum" if self.server.quorum_ladder else "classic"
             self._declare_exchange(session, name, "topic")
-            self._declare_queue(session, name, {"x-queue-type": kind, **arguments})
+            self._declare_queue(session, name, self._step(UNIT * 2**step, below))
             words = "*." * (STEPS - 1 - step)
             self._bind(session, name, name, f"{words}1.#")
             session.ask(
@@ -223,8 +223,33 @@ class Topology:
             )
         self._known.add("ladder:")
 
+    def _ensure_end(self, session: Session, _: str) -> None:
+        """Declare the end of the ladder, and where messages go whose queue has been deleted meanwhile.
+
+        They have to go somewhere. A step keeps 32 on their way; so many that lead nowhere would stop all others.
+        """
+        lost = f"{self.ladder}.lost"
+        self._declare_exchange(session, lost, "fanout")
+        kind = "quorum" if self.server.quorum_ladder else "classic"
+        arguments = {"x-queue-type": kind, "x-message-ttl": KEEP_LOST, "x-max-length": MOST_LOST}
+        self._declare_queue(session, lost, arguments)
+        self._bind(session, lost, lost, "")
+        self._declare_exchange(session, f"{self.ladder}.due", "topic", {"alternate-exchange": lost})
+
+    def _step(self, seconds: float, exchange: str) -> dict[str, Any]:
+        """Return the arguments of a queue in which everything waits so long, and is then passed on to an exchange."""
+        arguments = {"x-message-ttl": round(seconds * 1000), "x-dead-letter-exchange": exchange}
+        if not self.server.quorum_ladder:
+            return {"x-queue-type": "classic", **arguments}
+        # A queue of this kind lets go of a message when the next has confirmed it, and only if it may refuse others.
+        sure = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        return {"x-queue-type": "quorum", **arguments, **sure}
+
     def delayed(self, target: str, delay: float, properties: BasicProperties, body: bytes) -> Post:
-        """Return the post that reaches the end of the ladder after `delay` seconds, never before."""
+        """Return the post that leaves the ladder for `target` after `delay` seconds, never before.
+
+        `target` is the server's name of a queue, or an exchange and a key with a newline between.
+        """
         tenths = min(max(1, ceil(round(delay / UNIT, 6))), 2**STEPS - 1)
         digits = f"{tenths:0{STEPS}b}"
         key = ".".join([*digits, _word(target)])
@@ -240,14 +265,16 @@ class Topology:
             session, "queue", name, "queue_declare", {"queue": name}, {"durable": True, "arguments": arguments}
         )
 
-    def _declare_exchange(self, session: Session, name: str, kind: str) -> None:
+    def _declare_exchange(
+        self, session: Session, name: str, kind: str, arguments: dict[str, Any] | None = None
+    ) -> None:
         self._declare(
             session,
             "exchange",
             name,
             "exchange_declare",
             {"exchange": name},
-            {"durable": True, "exchange_type": kind},
+            {"durable": True, "exchange_type": kind, "arguments": arguments},
         )
 
     def _declare(
@@ -295,10 +322,6 @@ def _word(text: str) -> str:
     if "\n" in text or len(text.encode()) > LONGEST_WORD:
         return "~" + sha256(text.encode()).hexdigest()[:40]
     return text.replace("%", "%25").replace(".", "%2E").replace("*", "%2A").replace("#", "%23")
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def _told_apart(what: str, name: str, text: str) -> str:

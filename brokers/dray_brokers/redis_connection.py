@@ -108,7 +108,7 @@ class RedisPlace:
             "client_name": options.client_name or None,
             "health_check_interval": options.health_check_interval,
             "max_connections": UNBOUNDED,
-            **self._network(socket_timeout or options.socket_timeout),
+            **self._network(socket_timeout or self._longest_answer()),
         }
         if self.kind == "cluster":
             return settings
@@ -127,6 +127,10 @@ class RedisPlace:
             return self._sentinels().master_for(self.service, **settings)  # type: ignore[no-untyped-call]
         (host, port), *_ = self.hosts
         return Redis(host=host, port=port, **settings)
+
+    def _longest_answer(self) -> float:
+        waiting = self.options.wait_timeout if self.options.wait_replicas else 0.0
+        return self.options.socket_timeout + waiting
 
     def _sentinels(self) -> Sentinel:
         options = self.options
@@ -243,7 +247,7 @@ class Line:
         with node.pipeline(transaction=False) as both:
             for head in (("EVALSHA", script.digest), ("EVAL", script.text)):
                 both.execute_command(*head, *parts)
-                both.execute_command("WAIT", replicas, int(within * 1000))
+                both.execute_command("WAIT", replicas, max(1, int(within * 1000)))  # 0 would be: for ever
                 answer, confirmed = both.execute(raise_on_error=False)
                 if not isinstance(answer, NoScriptError):
                     break

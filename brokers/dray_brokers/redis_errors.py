@@ -108,7 +108,7 @@ class Words(NamedTuple):
         self, error: Exception, hosts: Sequence[tuple[str, int]], tls: bool, timeout: float
     ) -> DrayError:
         """The same for the first command: with TLS on one side only, neither side understands a word of the other."""
-        speaks, signs = (speaks_plainly, ("imed out", "SSL")) if tls else (speaks_tls, ("losed", "reset"))
+        speaks, signs = (speaks_plainly, ("handshake", "SSL")) if tls else (speaks_tls, ("closed by server", "reset"))
         if any(sign in _whole_text(error) for sign in signs):
             for host, port in hosts:
                 if speaks(host, port, timeout):

@@ -13,16 +13,21 @@ at least once and, on standard queues, in no order. It forgets messages after 14
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from dray import Broker, BrokerError, BrokerUnavailable, Capabilities, Consumer, Envelope, PublishError, Queue, Url
 
 from .sqs_client import SqsClient, SqsOptions
 from .sqs_consumer import DELETE, SqsConsumer
 from .sqs_queues import Item, SqsQueues
-from .sqs_wire import MOST_DELAY, MOST_IN_BATCH, MOST_LOAN, MOST_RETENTION, Refused, entry, largest_body
+from .sqs_wire import MOST_BYTES, MOST_DELAY, MOST_IN_BATCH, MOST_LOAN, MOST_RETENTION, Refused, entry, largest_body
+
+logger = logging.getLogger("dray.sqs")
 
 #: What SQS counts in a queue, by dray's word for it.
 COUNTED = {
@@ -40,23 +45,29 @@ PURGE_LOAN = 30
 class SqsBroker(Broker):
     """`sqs://?region=eu-west-1`, `sqs://key:secret@?region=...&prefix=shop-`. Options: see `SqsOptions`."""
 
+    capabilities = Capabilities(
+        max_delay=MOST_DELAY,
+        lease=True,
+        lease_max=MOST_LOAN,
+        delivery_count=True,
+        requeue_delay=True,
+        max_message_bytes=largest_body(MOST_BYTES),
+        key="fair",
+        purge=True,
+        size="approximate",
+    )
+
     def __init__(self, url: Url) -> None:
         super().__init__(url)
         self._options = options = SqsOptions.of(url)
-        self._fifo = options.fifo == "yes"
+        self._fifo, self._fair = options.fifo == "yes", options.fair == "yes"
         self._client = SqsClient(url, options)
         self._queues = SqsQueues(self._client, options)
-        fair = "fair" if options.fair == "yes" else ""
-        self.capabilities = Capabilities(
+        self.capabilities = msgspec.structs.replace(
+            SqsBroker.capabilities,
             max_delay=0.0 if self._fifo else MOST_DELAY,
-            lease=True,
-            lease_max=MOST_LOAN,
-            delivery_count=True,
-            requeue_delay=True,
             max_message_bytes=largest_body(options.max_bytes),
-            key="order" if self._fifo else fair,
-            purge=True,
-            size="approximate",
+            key="order" if self._fifo else "fair" if self._fair else "",
         )
 
     def open(self) -> None:
@@ -71,11 +82,10 @@ class SqsBroker(Broker):
         rejected: dict[str, str] = {}
         accepted: list[Envelope] = []
         items: list[Item] = []
-        fair = self._options.fair == "yes"
         for envelope in envelopes:
             try:
                 self._queues.check(envelope.queue)
-                made = entry(envelope, fifo=self._fifo, fair=fair, most_bytes=self._options.max_bytes)
+                made = entry(envelope, fifo=self._fifo, fair=self._fair, most_bytes=self._options.max_bytes)
             except Refused as refusal:
                 rejected[envelope.id] = str(refusal)
             else:
@@ -114,18 +124,22 @@ class SqsBroker(Broker):
         return {**{state: int(has.get(name, 0)) for state, name in COUNTED.items()}, "dead": 0}
 
     def purge(self, queue: str) -> int:
+        if not self._queues.may_exist(queue) or self._queues.found(queue) is None:
+            return 0
         size = self._size(queue)
-        waiting = size["ready"] + size["delayed"]
         # PurgeQueue deletes what is lent, too; and what is delayed can be deleted in no other way.
         if not size["leased"] and (size["delayed"] or size["ready"] > PURGED_BY_HAND):
             try:
                 self._queues.ask("purge_queue", queue)
             except BrokerError as error:
+                # Allowed once a minute.
                 if "PurgeQueueInProgress" not in str(error):
                     raise
             else:
-                return waiting
-        return self._purge_by_hand(queue) if size["ready"] else 0
+                return size["ready"] + size["delayed"]
+        if size["delayed"]:
+            logger.warning("%d delayed message(s) stay in %s: SQS cannot delete them just now", size["delayed"], queue)
+        return self._purge_by_hand(queue)
 
     def _purge_by_hand(self, queue: str) -> int:
         purged = 0
@@ -158,6 +172,8 @@ class SqsBroker(Broker):
                 "cannot be run) is refused."
             )
         for queue in queues:
+            if queue in unnamed:
+                continue
             try:
                 found += self._advice_on(queue, self._queues.attributes(queue, "All"))
             except BrokerUnavailable:

@@ -151,9 +151,8 @@ class SqsConsumer(Consumer):
         if len(taken) < self._at_once or not room:
             return taken, False
         asks = [min(room - n, self._at_once) for n in range(0, room, self._at_once)][: self._options.receivers]
-        more = [
-            each for came in self._client.side_by_side([partial(self._try, name, n) for n in asks]) for each in came
-        ]
+        answers = self._client.side_by_side([partial(self._try, name, most) for most in asks])
+        more = [delivery for answer in answers for delivery in answer]
         return [*taken, *more], len(more) == sum(asks)
 
     def _try(self, name: str, most: int) -> list[Delivery]:
@@ -191,9 +190,9 @@ class SqsConsumer(Consumer):
             ),
         )
         now = self._clock.monotonic()
-        began = max(asked, now - ON_ITS_WAY)
+        began = max(asked, now - ON_ITS_WAY) if wait else asked
         found = [self._delivery(name, message, began) for message in answer.get("Messages", ())]
-        if found and now - asked > wait + LATE:
+        if found and wait and now - asked > wait + LATE:
             self._end_now(found)
             return []
         return found

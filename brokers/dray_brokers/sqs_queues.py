@@ -6,12 +6,13 @@ by side, and what fails of a batch is looked at one by one.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -87,11 +88,7 @@ class SqsQueues:
 
         With `queues=`, those that the engine names after another (`emails__p5`) need not be named.
         """
-        if (
-            self.predefined
-            and queue not in self.predefined
-            and any(queue.startswith(f"{q}__") for q in self.predefined)
-        ):
+        if queue not in self.predefined and _named_after(queue, self.predefined):
             return False
         self.name(queue)
         return True
@@ -100,9 +97,9 @@ class SqsQueues:
         """Return what a queue is called in SQS, or raise `BrokerError`."""
         try:
             self.check(queue)
+            return queue if self.predefined else queue_name(queue, self._options.prefix, self._fifo)
         except Refused as refusal:
             raise BrokerError(f"{self._client.url}: {refusal}") from None
-        return queue_name(queue, self._options.prefix, self._fifo)
 
     def url(self, queue: str) -> str:
         """Return the URL of a queue, which is created if need be. Raises `BrokerError` when that is not allowed."""
@@ -136,7 +133,7 @@ class SqsQueues:
         attributes = {"MessageRetentionPeriod": str(self._options.retention)}
         if self._fifo:
             attributes["FifoQueue"] = "true"
-        attributes |= self._declared.get(queue, {})
+        attributes |= self._declared_for(queue)
         try:
             answer = self._client.ask("create_queue", queue, QueueName=name, Attributes=attributes)
         except BrokerUnavailable:
@@ -152,7 +149,7 @@ class SqsQueues:
 
     def declare(self, queue: str, attributes: Mapping[str, Any]) -> None:
         """Create a queue with these attributes; raise `BrokerError` when it exists with others."""
-        wanted = {key: str(value) for key, value in attributes.items()}
+        wanted = {key: _text(value) for key, value in attributes.items()}
         self._declared[queue] = wanted
         url = self.found(queue)
         if url is None:
@@ -162,11 +159,20 @@ class SqsQueues:
             return
         has = self.attributes(queue, *wanted)
         for key, value in wanted.items():
-            if has.get(key) != value:
+            if _meaning(has.get(key)) != _meaning(value):
                 raise BrokerError(
                     f"{self._client.url}: the queue {queue!r} exists with {key}={has.get(key)}, and {value} is "
                     "declared; change the one with SetQueueAttributes, or the other"
                 )
+
+    def _declared_for(self, queue: str) -> dict[str, str]:
+        """Return the attributes declared for a queue, or for the one that the engine named it after."""
+        if queue in self._declared:
+            return self._declared[queue]
+        parent = self._declared.get(_named_after(queue, self._declared) or "", {})
+        # Encrypted it should be, too, if that is; but looking at dead letters counts as receiving them, and SQS would
+        # move them on.
+        return {key: value for key, value in parent.items() if key != "RedrivePolicy"}
 
     def listed(self) -> list[str]:
         """Return all queues of ours, whatever they hold; with `queues=`, those it names."""
@@ -258,3 +264,17 @@ class SqsQueues:
         entries = [{"Id": str(position), **items[position][1]} for position in positions]
         answer = self.ask(verb, queue, Entries=entries)
         return {int(each["Id"]): Failure(each) for each in answer.get("Failed", ())}
+
+
+def _named_after(queue: str, known: Iterable[str]) -> str | None:
+    """Return the queue that this one is named after by the engine, if it is one of these: of `q__dead`, `q`."""
+    return next((name for name in known if queue.startswith(f"{name}__")), None)
+
+
+def _text(value: object) -> str:
+    """Return an attribute as SQS wants it: policies as JSON, yes and no as JSON has them."""
+    return json.dumps(value) if isinstance(value, dict | list | bool) else str(value)
+
+
+def _meaning(text: str | None) -> object:
+    return json.loads(text) if text is not None and text.startswith("{") else text

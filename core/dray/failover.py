@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
-from .broker import Broker, Consumer
+from .broker import Broker
 from .errors import BrokerUnavailable
-from .message import Envelope, Queue, Waiting
+from .message import Queue
+from .relay import Relay
 
 T = TypeVar("T")
 
 
-class Failover(Broker):
+class Failover(Relay):
     """Several brokers behind one: when the one in use cannot be reached, `open()` takes the next that can.
 
     They are tried in the order given, or, with `shuffle`, in random order. What waits in one is not in another: they
@@ -53,60 +54,15 @@ class Failover(Broker):
         for broker in self.brokers:
             broker.close()
 
-    def _ask(self, verb: Callable[[Broker], T]) -> T:
+    def _ask(self, verb: str, call: Callable[[Broker], T], ids: Iterable[str] = ()) -> T:
         asked = self.current
         try:
-            return verb(asked)
+            return call(asked)
         except BrokerUnavailable:
             # Another thread may have moved on meanwhile; its choice has not failed.
             self._failed = self.current is asked
             raise
 
-    def publish(self, envelopes: Sequence[Envelope]) -> None:
-        self._ask(lambda broker: broker.publish(envelopes))
-
-    def publish_within(self, connection: Any, envelopes: Sequence[Envelope]) -> None:
-        self._ask(lambda broker: broker.publish_within(connection, envelopes))
-
-    def consumer(self, queues: Sequence[str], lease: float) -> Consumer:
-        return self._ask(lambda broker: broker.consumer(queues, lease))
-
     def declare(self, queues: Sequence[Queue]) -> None:
-        self._ask(lambda broker: broker.declare(queues))
+        super().declare(queues)
         self._declared = queues
-
-    def setup(self, queues: Sequence[str]) -> Sequence[str]:
-        return self._ask(lambda broker: broker.setup(queues))
-
-    def advice(self, queues: Sequence[str]) -> Sequence[str]:
-        return self._ask(lambda broker: broker.advice(queues))
-
-    def cancel(self, ids: Sequence[str], ttl: float) -> None:
-        self._ask(lambda broker: broker.cancel(ids, ttl))
-
-    def cancelled(self, ids: Sequence[str]) -> set[str]:
-        return self._ask(lambda broker: broker.cancelled(ids))
-
-    def find(self, ids: Sequence[str]) -> Mapping[str, str]:
-        return self._ask(lambda broker: broker.find(ids))
-
-    def queues(self) -> Sequence[str]:
-        return self._ask(lambda broker: broker.queues())
-
-    def sizes(self, queues: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
-        return self._ask(lambda broker: broker.sizes(queues))
-
-    def peek(self, queue: str, limit: int) -> Sequence[Waiting]:
-        return self._ask(lambda broker: broker.peek(queue, limit))
-
-    def purge(self, queue: str) -> int:
-        return self._ask(lambda broker: broker.purge(queue))
-
-    def dead(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> Sequence[Waiting]:
-        return self._ask(lambda broker: broker.dead(queue, limit, ids))
-
-    def replay(self, queue: str, ids: Sequence[str] | None = None) -> int:
-        return self._ask(lambda broker: broker.replay(queue, ids))
-
-    def discard(self, queue: str, ids: Sequence[str] | None = None) -> int:
-        return self._ask(lambda broker: broker.discard(queue, ids))

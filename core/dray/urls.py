@@ -107,21 +107,23 @@ class Url(msgspec.Struct, frozen=True, kw_only=True):
 
     def reveal(self) -> str:
         """Return the URL as text, password included: for drivers, never for people."""
-        return self._text(self.password)
+        return self._text(self.password, self.options)
 
     def __str__(self) -> str:
-        return mask(self._text("***" if self.password is not None else None))
+        # A URL within an option has credentials of its own, to be masked before their "@" is quoted.
+        options = {name: mask(value) for name, value in self.options.items()}
+        return mask(self._text("***" if self.password is not None else None, options))
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
 
-    def _text(self, password: str | None) -> str:
+    def _text(self, password: str | None, options: Mapping[str, str]) -> str:
         credentials = ""
         if self.username is not None or password is not None:
             secret = "" if password is None else ":" + (password if password == "***" else quote(password, safe=""))
             credentials = quote(self.username or "", safe="") + secret + "@"
         hosts = ",".join(_bracketed(host) + (f":{port}" if port is not None else "") for host, port in self.hosts)
-        query = "&".join(f"{quote(k)}={quote(v, safe='/:,')}" for k, v in self.options.items())
+        query = "&".join(f"{quote(k)}={quote(v, safe='/:,*')}" for k, v in options.items())
         return f"{self.scheme}://{credentials}{hosts}{quote(self.path, safe='/')}" + (f"?{query}" if query else "")
 
 

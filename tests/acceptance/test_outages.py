@@ -134,7 +134,7 @@ def outage(crew: Crew, worker: WorkerProcess, server: Any, seconds: float) -> fl
 
 def outlast(crew: Crew, server: Any, report: Report, *outages: float) -> None:
     """Have a worker and a producer live through outages of so many seconds each, and count what came of it."""
-    crew.url = crew.environment["DRAY_BROKER_URL"] = server.url + "?queue_type=quorum"  # PROBE
+    crew.url = crew.environment["DRAY_BROKER_URL"] = server.url
     if isinstance(server, RabbitMqServer):
         # It keeps no results that anybody may ask for. The others keep them too, and so lose neither.
         crew.environment["DRAY_RESULT_BACKEND"] = f"sqlite:///{crew.folder}/results.db"
@@ -162,7 +162,6 @@ def finish(
     try:
         wait_until(all_done, timeout=40, look=0.1)
     finally:
-        print("MISSING", sorted(producer.confirmed.index(i) for i in missing))  # PROBE
         repeated = crew.ledger.repeated()
         report(
             kills=kills,

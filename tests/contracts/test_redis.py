@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dray import Broker, ResultBackend, Url
+from dray import Broker, ResultBackend
 from dray.testing import BrokerContract, ResultBackendContract
-from dray_backends.redis import RedisBackend
 from dray_brokers.redis import RedisBroker
-from tests.servers.redis import RedisTlsServer
-from tests.servers.server import Server
-
-
-def on_its_own(server: Server) -> Url:
-    """Return the URL of a server with a prefix that nobody else uses, below the one that narrow rights allow."""
-    mark = "&" if "?" in server.url else "?"
-    return Url.parse(f"{server.url}{mark}prefix={RedisTlsServer.prefix}:{secrets.token_hex(6)}")
+from tests.contracts.redis_places import open_backend, open_broker
 
 
 class RedisBrokerContract(BrokerContract):
@@ -29,10 +20,8 @@ class RedisBrokerContract(BrokerContract):
 
     @pytest.fixture
     def broker(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-        broker = RedisBroker(on_its_own(request.getfixturevalue(self.server)))
-        broker.open()
-        yield broker
-        broker.close()
+        with open_broker(request.getfixturevalue(self.server)) as broker:
+            yield broker
 
     def cut(self, broker: Broker) -> None:
         assert isinstance(broker, RedisBroker)
@@ -45,10 +34,8 @@ class RedisBackendContract(ResultBackendContract):
 
     @pytest.fixture
     def backend(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ResultBackend]:
-        backend = RedisBackend(on_its_own(request.getfixturevalue(self.server)))
-        backend.open()
-        yield backend
-        backend.close()
+        with open_backend(request.getfixturevalue(self.server)) as backend:
+            yield backend
 
 
 class TestRedis(RedisBrokerContract):

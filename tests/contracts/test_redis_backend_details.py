@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from functools import partial
 
 import pytest
 
-from dray import BackendUnavailable, Dray, Record, ResultBackend, Url
+from dray import BackendUnavailable, Dray, Record, ResultBackend
 from dray.testing import wait_until
 from dray.testing.background import HANGS, Background
 from dray_backends import redis as redis_backend
 from dray_backends.redis import RedisBackend
-from tests.servers.redis import RedisServer, RedisTlsServer, ask
-from tests.servers.server import Server
-
-LONG = 300.0
-
-
-def url_of(server: Server | str, **options: object) -> Url:
-    text = server if isinstance(server, str) else server.url
-    options.setdefault("prefix", f"{RedisTlsServer.prefix}:{secrets.token_hex(6)}")
-    query = "&".join(f"{name}={value}" for name, value in options.items())
-    return Url.parse(f"{text}{'&' if '?' in text else '?'}{query}")
-
-
-@contextmanager
-def opened(server: Server | str, **options: object) -> Iterator[RedisBackend]:
-    with closing(RedisBackend(url_of(server, **options))) as backend:
-        backend.open()
-        yield backend
+from tests.contracts.redis_places import LONG, open_backend, url_of
+from tests.servers.redis import RedisServer, ask
 
 
 @pytest.fixture
 def backend(redis_server: RedisServer) -> Iterator[RedisBackend]:
-    with opened(redis_server) as backend:
+    with open_backend(redis_server) as backend:
         yield backend
 
 
 @pytest.fixture(params=["redis_server", "redis_tls_server", "redis_cluster"])
 def anywhere(request: pytest.FixtureRequest) -> Iterator[RedisBackend]:
-    with opened(request.getfixturevalue(request.param)) as backend:
+    with open_backend(request.getfixturevalue(request.param)) as backend:
         yield backend
 
 
@@ -109,7 +92,7 @@ def test_a_record_that_was_refused_is_no_news(backend: RedisBackend) -> None:
 
 def test_threads_that_wait_share_one_connection(redis_server: RedisServer) -> None:
     name = f"shop-{secrets.token_hex(4)}"
-    with opened(redis_server, client_name=name) as backend:
+    with open_backend(redis_server, client_name=name) as backend:
         waiting = [Background(partial(backend.wait, [f"r{n}"], HANGS)) for n in range(8)]
         wait_until(lambda: len(channels_of(backend, redis_server)) == 9)
         listening = ask(redis_server.port, "CLIENT LIST", "TYPE", "pubsub")
@@ -137,7 +120,7 @@ def test_who_may_not_listen_looks_again_and_again(redis_server: RedisServer) -> 
     rights = ["on", ">pw", f"~{prefix}:*", "resetchannels", "+@all", "-@admin", "-@dangerous"]
     ask(redis_server.port, "ACL", "SETUSER", prefix, *rights)
     try:
-        with opened(f"redis://{prefix}:pw@127.0.0.1:{redis_server.port}/0", prefix=prefix) as backend:
+        with open_backend(f"redis://{prefix}:pw@127.0.0.1:{redis_server.port}/0", prefix=prefix) as backend:
             waiting = Background(lambda: backend.wait(["a"], HANGS))
             backend.store([record("a")], LONG)
             assert set(waiting.result()) == {"a"}
@@ -149,7 +132,7 @@ def test_who_may_not_listen_looks_again_and_again(redis_server: RedisServer) -> 
 
 
 def test_a_wait_ends_with_the_server(durable_redis: RedisServer) -> None:
-    with opened(durable_redis) as backend:
+    with open_backend(durable_redis) as backend:
         backend.store([record("kept")], LONG)
         waiting = Background(lambda: backend.wait(["a"], HANGS))
         wait_until(lambda: channels_of(backend, durable_redis))
@@ -175,7 +158,7 @@ def test_a_wait_ends_when_the_backend_is_closed(backend: RedisBackend, redis_ser
 
 
 def test_a_full_server_is_an_outage_for_results(durable_redis: RedisServer) -> None:
-    with opened(durable_redis) as backend:
+    with open_backend(durable_redis) as backend:
         ask(durable_redis.port, "CONFIG SET", "maxmemory", "1000")
         with pytest.raises(BackendUnavailable, match="is full"):
             backend.store([record("a")], LONG)
@@ -185,7 +168,7 @@ def test_a_full_server_is_an_outage_for_results(durable_redis: RedisServer) -> N
 
 
 def test_advice_names_what_deletes_results(durable_redis: RedisServer) -> None:
-    with opened(durable_redis) as backend:
+    with open_backend(durable_redis) as backend:
         assert list(backend.advice()) == []
         ask(durable_redis.port, "CONFIG SET", "maxmemory-policy", "allkeys-lru")
         (advice,) = backend.advice()

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import Any
+from contextlib import closing, suppress
 
 import pytest
 from redis import Redis
 
-from dray import Broker, BrokerError, BrokerUnavailable, Consumer, Delivery, Dray, Envelope, PublishError, Url
+from dray import Broker, BrokerUnavailable, Consumer, Delivery, Dray, PublishError
 from dray.testing import wait_until
 from dray.testing.background import HANGS, Background
 from dray_brokers import redis as redis_broker
 from dray_brokers import redis_consumer
 from dray_brokers.redis import RedisBroker
+from tests.contracts.redis_places import LONG, envelope, ids, open_broker, url_of
 from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer, RedisTlsServer, ask
-from tests.servers.server import Server
-
-LONG = 300.0
-
-
-def url_of(server: Server | str, **options: object) -> Url:
-    """Return the URL of a server with a prefix of its own, and these options."""
-    text = server if isinstance(server, str) else server.url
-    options.setdefault("prefix", f"{RedisTlsServer.prefix}:{secrets.token_hex(6)}")
-    query = "&".join(f"{name}={value}" for name, value in options.items())
-    return Url.parse(f"{text}{'&' if '?' in text else '?'}{query}")
-
-
-@contextmanager
-def opened(server: Server | str, **options: object) -> Iterator[RedisBroker]:
-    with closing(RedisBroker(url_of(server, **options))) as broker:
-        broker.open()
-        yield broker
 
 
 @pytest.fixture
 def broker(redis_server: RedisServer) -> Iterator[RedisBroker]:
-    with opened(redis_server) as broker:
+    with open_broker(redis_server) as broker:
         yield broker
 
 
 @pytest.fixture(params=["redis_server", "redis_cluster"])
 def alone_and_in_a_cluster(request: pytest.FixtureRequest) -> Iterator[RedisBroker]:
-    with opened(request.getfixturevalue(request.param)) as broker:
+    with open_broker(request.getfixturevalue(request.param)) as broker:
         yield broker
 
 
@@ -55,14 +36,6 @@ def alone_and_in_a_cluster(request: pytest.FixtureRequest) -> Iterator[RedisBrok
 def only_bells_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """No look without a bell, within the time of a test."""
     monkeypatch.setattr(redis_consumer, "LOOK", LONG)
-
-
-def envelope(id: str, queue: str = "q", **fields: Any) -> Envelope:
-    return Envelope(id=id, queue=queue, body=fields.pop("body", b"body"), **fields)
-
-
-def ids(found: Any) -> list[str]:
-    return [each.id for each in found]
 
 
 def admin(server: RedisServer) -> Redis:
@@ -96,7 +69,7 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(broker: RedisBroke
 
 
 def test_a_killed_server_comes_back_with_all_that_was_confirmed(durable_redis: RedisServer) -> None:
-    with opened(durable_redis) as broker:
+    with open_broker(durable_redis) as broker:
         broker.publish([envelope(f"{n}") for n in range(100)])
         consumer = broker.consumer(["q"], LONG)
         consumer.ack(consumer.receive(10, HANGS))
@@ -218,7 +191,7 @@ def test_a_queue_that_holds_something_is_never_forgotten(broker: RedisBroker, mo
 
 
 def test_two_prefixes_on_one_server_know_nothing_of_each_other(redis_server: RedisServer) -> None:
-    with opened(redis_server) as mine, opened(redis_server) as yours:
+    with open_broker(redis_server) as mine, open_broker(redis_server) as yours:
         mine.publish([envelope("a")])
         mine.cancel(["a"], LONG)
         assert (yours.queues(), yours.find(["a"]), yours.cancelled(["a"])) == ([], {}, set())
@@ -261,12 +234,19 @@ def test_what_somebody_deletes_by_hand_holds_up_nothing_else(broker: RedisBroker
     assert ids(consumer.receive(5, HANGS)) == ["b"]
 
 
+def test_keys_of_somebody_else_are_left_alone(broker: RedisBroker, redis_server: RedisServer) -> None:
+    ask(redis_server.port, "SET", f"{broker._queues.base('q')}:ids", "not ours")
+    with pytest.raises(PublishError, match="keys of that name that are not ours"):
+        broker.publish([envelope("a")])
+    assert ask(redis_server.port, "GET", f"{broker._queues.base('q')}:ids") == b"not ours"
+
+
 # A server without room.
 
 
 @pytest.fixture
 def full(durable_redis: RedisServer) -> Iterator[RedisBroker]:
-    with opened(durable_redis) as broker:
+    with open_broker(durable_redis) as broker:
         broker.publish([envelope(f"{n}", body=bytes(1000)) for n in range(10)])
         ask(durable_redis.port, "CONFIG SET", "maxmemory", "1000")
         yield broker
@@ -300,7 +280,7 @@ def test_a_full_server_can_be_emptied(full: RedisBroker) -> None:
 
 
 def test_advice_names_what_loses_tasks(durable_redis: RedisServer) -> None:
-    with opened(durable_redis) as broker:
+    with open_broker(durable_redis) as broker:
         assert list(broker.advice(["q"])) == []
         for name, value in {"maxmemory-policy": "allkeys-lru", "appendonly": "no"}.items():
             ask(durable_redis.port, "CONFIG SET", name, value)
@@ -310,12 +290,12 @@ def test_advice_names_what_loses_tasks(durable_redis: RedisServer) -> None:
 
 
 def test_advice_says_what_it_may_not_look_at(redis_tls_server: RedisTlsServer) -> None:
-    with opened(redis_tls_server) as broker:
+    with open_broker(redis_tls_server) as broker:
         assert [advice for advice in broker.advice(["q"]) if "CONFIG is not allowed" not in advice] == []
 
 
 def test_advice_is_given_on_a_cluster(redis_cluster: RedisCluster) -> None:
-    with opened(redis_cluster) as broker:
+    with open_broker(redis_cluster) as broker:
         assert any("appendonly" in advice for advice in broker.advice(["q"]))
 
 
@@ -352,24 +332,16 @@ class Proxy:
 
     def _pass_on(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
         with source, target:
-            try:
+            with suppress(OSError):
                 while data := source.recv(65536):
                     if replies and self._swallow.is_set():
                         self._swallow.clear()
                         self.swallowed.set()
                         break
                     target.sendall(data)
-            except OSError:
-                pass
             for end in (source, target):
-                with_either_end_the_other_goes(end)
-
-
-def with_either_end_the_other_goes(end: socket.socket) -> None:
-    try:
-        end.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -379,7 +351,7 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 
 
 def test_a_send_whose_reply_was_lost_is_not_repeated_by_the_driver_and_may_be_by_us(proxy: Proxy) -> None:
-    with opened(f"redis://127.0.0.1:{proxy.port}/0") as broker:
+    with open_broker(f"redis://127.0.0.1:{proxy.port}/0") as broker:
         broker.publish([envelope("first")])
         proxy.swallow_next_reply()
         with pytest.raises(BrokerUnavailable):
@@ -393,7 +365,7 @@ def test_a_send_whose_reply_was_lost_is_not_repeated_by_the_driver_and_may_be_by
 
 
 def test_messages_that_were_lent_in_a_lost_reply_come_back(proxy: Proxy) -> None:
-    with opened(f"redis://127.0.0.1:{proxy.port}/0") as broker:
+    with open_broker(f"redis://127.0.0.1:{proxy.port}/0") as broker:
         broker.publish([envelope("a")])
         consumer = broker.consumer(["q"], 0.3)
         proxy.swallow_next_reply()
@@ -405,7 +377,7 @@ def test_messages_that_were_lent_in_a_lost_reply_come_back(proxy: Proxy) -> None
 
 
 def test_an_ack_whose_reply_was_lost_was_an_ack(proxy: Proxy) -> None:
-    with opened(f"redis://127.0.0.1:{proxy.port}/0") as broker:
+    with open_broker(f"redis://127.0.0.1:{proxy.port}/0") as broker:
         broker.publish([envelope("a")])
         consumer = broker.consumer(["q"], LONG)
         taken = consumer.receive(1, HANGS)
@@ -420,7 +392,7 @@ def test_an_ack_whose_reply_was_lost_was_an_ack(proxy: Proxy) -> None:
 
 
 def test_a_failover_is_an_outage_that_passes(durable_sentinel: RedisSentinel) -> None:
-    with opened(durable_sentinel, wait_replicas=1, wait_timeout=5) as broker:
+    with open_broker(durable_sentinel, wait_replicas=1, wait_timeout=5) as broker:
         broker.publish([envelope(f"{n}") for n in range(10)])
         consumer = broker.consumer(["q"], LONG)
         consumer.ack(consumer.receive(4, HANGS))
@@ -443,130 +415,15 @@ def opens(broker: Broker) -> bool:
 
 
 def test_a_send_is_confirmed_when_enough_replicas_have_it(redis_sentinel: RedisSentinel) -> None:
-    with opened(redis_sentinel, wait_replicas=2, wait_timeout=5) as broker:
+    with open_broker(redis_sentinel, wait_replicas=2, wait_timeout=5) as broker:
         broker.publish([envelope("a")])
         assert broker.find(["a"]) == {"a": "ready"}
 
 
 @pytest.mark.parametrize("server", ["redis_server", "redis_cluster"])
 def test_a_send_is_not_confirmed_when_too_few_replicas_have_it(request: pytest.FixtureRequest, server: str) -> None:
-    with opened(request.getfixturevalue(server), wait_replicas=1, wait_timeout=0.05) as broker:
+    with open_broker(request.getfixturevalue(server), wait_replicas=1, wait_timeout=0.05) as broker:
         for _ in range(2):
             with pytest.raises(BrokerUnavailable, match="0 of 1 replicas had it within 0.05 s"):
                 broker.publish([envelope("a")])
         assert broker.sizes(["q"])["q"]["ready"] == 1
-
-
-# Ways in.
-
-
-def test_a_socket_in_the_file_system_is_a_way_in(redis_server: RedisServer) -> None:
-    if not hasattr(redis_server, "unix_url"):
-        pytest.skip("the socket of a server that was given is not known")
-    with opened(redis_server.unix_url) as broker:
-        broker.publish([envelope("a")])
-        assert ids(broker.consumer(["q"], LONG).receive(1, HANGS)) == ["a"]
-
-
-def test_the_third_version_of_the_protocol_works_too(redis_server: RedisServer) -> None:
-    with opened(redis_server, protocol=3) as broker:
-        broker.publish([envelope("a", delay=0.05), envelope("b")])
-        broker.cancel(["b"], LONG)
-        consumer = broker.consumer(["q"], LONG)
-        assert [(each.id, each.cancelled) for each in consumer.receive(1, HANGS)] == [("b", True)]
-        assert ids(consumer.receive(1, HANGS)) == ["a"]
-        assert list(consumer.receive(1, 0.05)) == []
-
-
-def refusal(url: str | Url, kind: type[BrokerError] = BrokerError) -> str:
-    """Return in which words opening is refused; a refusal that does not pass must not say that it might."""
-    broker = RedisBroker(url if isinstance(url, Url) else Url.parse(url))
-    with pytest.raises(BrokerError) as error:
-        broker.open()
-    broker.close()
-    assert type(error.value) is kind
-    assert "secret" not in str(error.value)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_a_wrong_password_is_refused_in_words(redis_tls_server: RedisTlsServer) -> None:
-    wrong = redis_tls_server.url.replace("s3cret", "secret")
-    assert "refuses the user name or password" in refusal(wrong)
-
-
-def test_a_password_that_is_missing_is_asked_for(redis_tls_server: RedisTlsServer) -> None:
-    assert "wants a password" in refusal(redis_tls_server.url.replace("tasks:s3cret@", ""))
-
-
-def test_a_password_too_many_is_named(redis_server: RedisServer) -> None:
-    assert "has no password, and the URL has one" in refusal(f"redis://:secret@127.0.0.1:{redis_server.port}")
-
-
-def test_a_missing_permission_is_named_and_what_would_do(redis_tls_server: RedisTlsServer) -> None:
-    said = refusal(url_of(redis_tls_server, prefix="elsewhere"))
-    assert "the user 'tasks' lacks a permission" in said
-    assert "~elsewhere:* &elsewhere:* +@all -@admin -@dangerous" in said
-
-
-def test_tls_where_there_is_none_is_named(redis_server: RedisServer) -> None:
-    assert "speaks no TLS; write redis://" in refusal(f"rediss://127.0.0.1:{redis_server.port}?connect_timeout=1")
-
-
-def test_no_tls_where_there_is_one_is_named(redis_tls_server: RedisTlsServer) -> None:
-    assert "speaks TLS; write rediss://" in refusal(f"redis://localhost:{redis_tls_server.port}")
-
-
-def test_a_certificate_that_is_not_trusted_is_named(redis_tls_server: RedisTlsServer) -> None:
-    assert "ssl_ca_certs" in refusal(redis_tls_server.url.partition("?")[0])
-
-
-def test_a_database_that_is_not_there_is_named(redis_server: RedisServer) -> None:
-    assert "has no database of that number" in refusal(f"redis://127.0.0.1:{redis_server.port}/999")
-
-
-def test_a_cluster_is_told_from_one_server(redis_server: RedisServer, redis_cluster: RedisCluster) -> None:
-    assert "is not a cluster; write redis://" in refusal(f"redis+cluster://127.0.0.1:{redis_server.port}")
-    said = {refusal_or_none(url_of(f"redis://127.0.0.1:{port}")) for port in redis_cluster.ports}
-    assert any("is part of a cluster; write redis+cluster://" in (each or "") for each in said)
-
-
-def refusal_or_none(url: Url) -> str | None:
-    broker = RedisBroker(url)
-    try:
-        broker.open()
-    except BrokerError as error:
-        return str(error)
-    finally:
-        broker.close()
-    return None
-
-
-def test_a_service_that_no_sentinel_knows_may_come_yet(redis_sentinel: RedisSentinel) -> None:
-    url = redis_sentinel.url.replace(f"/{redis_sentinel.master_name}/", "/unknown/")
-    assert "No master found for 'unknown'" in refusal(url, BrokerUnavailable)
-
-
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel"])
-def test_nobody_at_the_door_is_an_outage(scheme: str) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-    path = "/service/0" if "sentinel" in scheme else ""
-    assert f"127.0.0.1:{port}" in refusal(f"{scheme}://127.0.0.1:{port}{path}?connect_timeout=1", BrokerUnavailable)
-
-
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel"])
-def test_a_server_that_never_answers_is_an_outage_within_bounds(scheme: str) -> None:
-    # It takes connections, in the way of a machine that hangs, and says nothing.
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        path = "/service/0" if "sentinel" in scheme else ""
-        url = f"{scheme}://{address}{path}?connect_timeout=0.3&socket_timeout=0.3"
-        assert "imeout" in Background(lambda: refusal(url, BrokerUnavailable)).result()
-
-
-def test_keys_of_somebody_else_are_left_alone(broker: RedisBroker, redis_server: RedisServer) -> None:
-    ask(redis_server.port, "SET", f"{broker._queues.base('q')}:ids", "not ours")
-    with pytest.raises(PublishError, match="keys of that name that are not ours"):
-        broker.publish([envelope("a")])
-    assert ask(redis_server.port, "GET", f"{broker._queues.base('q')}:ids") == b"not ours"

@@ -333,6 +333,19 @@ def test_a_declared_queue_is_created_with_its_attributes(sqs: Opened) -> None:
         sqs.broker.declare([Queue(name="q", arguments={"MessageRetentionPeriod": 700})])
 
 
+def test_what_the_engine_names_after_a_declared_queue_gets_its_attributes(sqs: Opened) -> None:
+    sqs.send("a", queue="dlq")
+    arn = sqs.client.get_queue_attributes(QueueUrl=sqs.url_of("dlq"), AttributeNames=["QueueArn"])["Attributes"]
+    redrive = {"deadLetterTargetArn": arn["QueueArn"], "maxReceiveCount": 3}
+    declared = Queue(name="q", arguments={"MessageRetentionPeriod": 600, "RedrivePolicy": redrive})
+    sqs.broker.declare([declared])
+    sqs.broker.declare([declared])
+    sqs.send("a", queue="q__dead")
+    has = sqs.client.get_queue_attributes(QueueUrl=sqs.url_of("q__dead"), AttributeNames=["All"])["Attributes"]
+    assert has["MessageRetentionPeriod"] == "600"
+    assert not has.get("RedrivePolicy")
+
+
 def test_only_queues_with_the_prefix_are_listed(sqs: Opened) -> None:
     sqs.send("a", queue="shop.emails")
     sqs.client.create_queue(QueueName=f"other-{sqs.prefix}")

@@ -171,7 +171,7 @@ def test_the_steps_of_a_key_add_up_to_the_delay_or_a_little_more(delay: float) -
 
 
 def test_a_message_enters_the_ladder_at_its_highest_step() -> None:
-    assert topology().delayed("q", 0.5, BasicProperties(), b"").exchange == "p.dray.delay.classic.02"
+    assert topology().delayed("q", 0.5, BasicProperties(), b"").exchange == "dray.delay.classic.02"
 
 
 @pytest.mark.parametrize("queue", ["a.b", "*", "#", "50%", "a.*.#", "ключ-鍵-🛒"])

@@ -80,6 +80,7 @@ def test_the_time_to_connect_is_shared_by_all_hosts() -> None:
 
 def test_a_line_that_blocks_waits_longer_for_its_answer() -> None:
     assert place("redis://host?socket_timeout=3").settings(4.0)["socket_timeout"] == 4.0
+    assert place("redis://host?socket_timeout=3&wait_replicas=1&wait_timeout=2").settings()["socket_timeout"] == 5.0
 
 
 @pytest.mark.parametrize(

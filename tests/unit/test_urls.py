@@ -186,3 +186,10 @@ def test_nearest_says_nothing_when_nothing_is_near() -> None:
     assert nearest("redsi", ["redis", "amqp"]) == "; did you mean 'redis'?"
     assert nearest("zzz", ["redis", "amqp"]) == ""
     assert nearest("redis", []) == ""
+
+
+def test_a_password_in_a_url_within_an_option_is_masked_too() -> None:
+    url = Url.parse("amqp://guest:guest@h/?management=http://guest:s3cret@h:15672")
+    assert "s3cret" not in str(url)
+    assert "s3cret" not in repr(url)
+    assert url.reveal().count("s3cret") == 1

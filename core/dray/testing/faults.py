@@ -26,7 +26,8 @@ from ..broker import Broker, Consumer
 from ..clock import SYSTEM_CLOCK
 from ..errors import BackendUnavailable, BrokerUnavailable
 from ..hookspecs import PLUGIN_API, Register, hookimpl
-from ..message import Delivery, Envelope, Waiting
+from ..message import Delivery
+from ..relay import Relay
 from ..urls import Url
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Faults:
         return result
 
 
-class FlakyBroker(Faults, Broker):
+class FlakyBroker(Faults, Relay):
     """A broker around another one, with faults on demand.
 
     The verbs of its consumers are named like their methods: "receive", "ack", "requeue", "release", "bury", "extend".
@@ -120,7 +121,7 @@ class FlakyBroker(Faults, Broker):
 
     def __init__(self, inner: Broker) -> None:
         Faults.__init__(self)
-        Broker.__init__(self, inner.url)
+        Relay.__init__(self, inner.url)
         self.inner = inner
         self.capabilities = inner.capabilities
 
@@ -135,47 +136,17 @@ class FlakyBroker(Faults, Broker):
     def open(self) -> None:
         self.inner.clock = self.clock
         self._do("open", self.inner.open)
-        self.capabilities = self.inner.capabilities
+        self.capabilities, self.place = self.inner.capabilities, self.inner.place
 
     def close(self) -> None:
         # Never fails: a test that ends while the broker sleeps must not leave connections behind.
         self.inner.close()
 
-    def publish(self, envelopes: Sequence[Envelope]) -> None:
-        self._do("publish", lambda: self.inner.publish(envelopes), _ids(envelopes))
-
     def consumer(self, queues: Sequence[str], lease: float) -> Consumer:
-        return _FlakyConsumer(self, self._do("consumer", lambda: self.inner.consumer(queues, lease)))
+        return _FlakyConsumer(self, super().consumer(queues, lease))
 
-    def cancel(self, ids: Sequence[str], ttl: float) -> None:
-        self._do("cancel", lambda: self.inner.cancel(ids, ttl), ids)
-
-    def cancelled(self, ids: Sequence[str]) -> set[str]:
-        return self._do("cancelled", lambda: self.inner.cancelled(ids), ids)
-
-    def find(self, ids: Sequence[str]) -> Mapping[str, str]:
-        return self._do("find", lambda: self.inner.find(ids), ids)
-
-    def queues(self) -> Sequence[str]:
-        return self._do("queues", self.inner.queues)
-
-    def sizes(self, queues: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
-        return self._do("sizes", lambda: self.inner.sizes(queues))
-
-    def peek(self, queue: str, limit: int) -> Sequence[Waiting]:
-        return self._do("peek", lambda: self.inner.peek(queue, limit))
-
-    def purge(self, queue: str) -> int:
-        return self._do("purge", lambda: self.inner.purge(queue))
-
-    def dead(self, queue: str, limit: int, ids: Sequence[str] | None = None) -> Sequence[Waiting]:
-        return self._do("dead", lambda: self.inner.dead(queue, limit, ids))
-
-    def replay(self, queue: str, ids: Sequence[str] | None = None) -> int:
-        return self._do("replay", lambda: self.inner.replay(queue, ids))
-
-    def discard(self, queue: str, ids: Sequence[str] | None = None) -> int:
-        return self._do("discard", lambda: self.inner.discard(queue, ids))
+    def _ask(self, verb: str, call: Callable[[Broker], T], ids: Iterable[str] = ()) -> T:
+        return self._do(verb, lambda: call(self.inner), ids)
 
 
 class _FlakyConsumer(Consumer):
@@ -214,7 +185,7 @@ class FlakyBackend(Faults, ResultBackend):
         Faults.__init__(self)
         ResultBackend.__init__(self, inner.url)
         self.inner = inner
-        self.durable, self.shared = inner.durable, inner.shared
+        self.durable, self.shared, self.beside_broker = inner.durable, inner.shared, inner.beside_broker
 
     @classmethod
     def between(cls, app: Dray) -> FlakyBackend:
@@ -230,6 +201,7 @@ class FlakyBackend(Faults, ResultBackend):
     def open(self) -> None:
         self.inner.clock = self.clock
         self._do("open", self.inner.open)
+        self.address = self.inner.address
 
     def close(self) -> None:
         self.inner.close()
