@@ -17,7 +17,7 @@ test: $(VENV)/.dev servers ## Run every test (installs what they need: packages 
 	$(PYTEST)
 	$(MAKE) --no-print-directory plugin
 
-servers: ## Install the servers that tests start, where they are missing: Redis, RabbitMQ, PostgreSQL, memcached
+servers: ## Install the servers that tests start, where they are missing: Redis, RabbitMQ, PostgreSQL ...
 	@tests/servers/install.sh
 
 unit: $(VENV)/.dev ## Run the unit tests: no server, seconds

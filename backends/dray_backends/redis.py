@@ -41,7 +41,7 @@ class RedisBackend(ResultBackend):
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)
-        self._link = RedisLink(url, refused=BackendError, unavailable=BackendUnavailable, full=BackendUnavailable)
+        self._link = RedisLink(url, refused=BackendError, unavailable=BackendUnavailable)
         self._news = News(self._link)
         self._time = SystemClock()
 

@@ -6,8 +6,8 @@ RabbitMQ pushes, to whoever has consumers open, up to a number that is fixed whe
     classic queue   opened and cancelled in one breath: the server answers the cancelling after the last message, so
                     that a grant is one round trip, whatever it brings
     quorum queue    messages on their way to a consumer that is cancelled are sent back, and counted as delivered. So
-                    one is only cancelled when its grant is used up. `basic.get` tells how many more there are; half
-                    of those are granted, because others may take the rest
+                    one is cancelled when its grant is used up. `basic.get` tells how many more there are; half of
+                    those are granted, because others may take the rest
     empty queue     a *bell*: a consumer with a grant of one, left open while nothing comes
 
 An open grant means that the queue has nothing for us: whatever it gets is pushed. What was pushed and is not asked
@@ -21,6 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from pika import spec
@@ -35,7 +36,7 @@ from .rabbitmq_errors import translated
 FEW = 4
 #: A classic queue pushes about 190 before it waits for the socket; one that pushed so many may have more.
 MANY = 100
-#: Seconds in which a grant on a quorum queue is used up if nobody else takes the messages; then it goes on as a bell.
+#: Seconds without another message after which a grant on a quorum queue will not be used up any more.
 PATIENCE = 0.1
 
 
@@ -162,8 +163,6 @@ class Intake:
             except BrokerError:
                 pass
 
-    # On the connection's thread
-
     def _fetch_quorum(self, queue: str, most: int) -> None:
         behind = self._get(queue, 1)
         if behind <= 0 or most <= 1:
@@ -171,17 +170,20 @@ class Intake:
         if behind <= FEW:
             self._get(queue, min(behind, most - 1))
             return
+        tag, used_up = self._tag(queue), Future[None]()
         credit = min(most - 1, (behind + 1) // 2)
-        used_up: Future[None] = Future()
-        tag = self._tag(queue)
         self._bells[queue] = tag
         self._link.post(lambda: self._grant(tag, queue, credit, used_up))
-        # Not used up: others were quicker. What comes later is as welcome as what a bell brings.
-        self._wait_for(used_up)
-
-    def _wait_for(self, used_up: Future[None]) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._lost or used_up.done(), PATIENCE)
+        arrived = -1
+        while self._lost is None and arrived < len(self._arrived[queue]):
+            arrived = len(self._arrived[queue])
+            try:
+                used_up.result(PATIENCE)
+                return
+            except FutureTimeout:
+                continue
+        # Others were quicker. Left open it would bring more with every ack, whether we ask for it or not.
+        self.stop([queue])
 
     def _get(self, queue: str, number: int) -> int:
         """Fetch one by one; return how many are left behind the last, -1 when there was none."""
@@ -206,6 +208,8 @@ class Intake:
 
         self._link.call(f"fetching from the queue {self._names[queue]}", work, self._channel)
         return len(self._arrived[queue]) - before
+
+    # On the connection's thread
 
     def _ring(self, queues: Sequence[str], future: Future[None]) -> None:
         with self._channel.connection.in_one_piece():
@@ -243,13 +247,14 @@ class Intake:
         queue, grant = self._queues[int(tag.partition(".")[0])], self._grants.get(tag)
         with self._changed:
             self._arrived[queue].append(arrival)
-            if grant is not None:
-                grant.credit -= 1
-            if grant is not None and grant.credit == 0 and not grant.cancelled:
+            if grant is None or grant.cancelled:
+                return
+            grant.credit -= 1
+            if grant.credit == 0:
                 # Before any of its messages is acked, which would make room for another: so it can bring no more.
                 self._channel.cancel(tag, answer=False)
                 self._end(tag)
-            self._changed.notify_all()
+                self._changed.notify_all()
 
     def _on_cancel_ok(self, frame: Any) -> None:
         with self._changed:

@@ -65,7 +65,7 @@ class RedisBroker(Broker):
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)
-        self._link = RedisLink(url, refused=BrokerError, unavailable=BrokerUnavailable, full=BrokerError)
+        self._link = RedisLink(url, refused=BrokerError, unavailable=BrokerUnavailable)
         self._queues = RedisQueues(self._link)
         self._time = SystemClock()
         #: When the name of each queue was noted last, on the clock that never jumps.

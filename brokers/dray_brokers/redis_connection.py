@@ -315,14 +315,12 @@ class RedisLink:
     Not carried across a fork: see `dray.Broker`.
     """
 
-    def __init__(
-        self, url: Url, *, refused: type[DrayError], unavailable: type[DrayError], full: type[DrayError]
-    ) -> None:
+    def __init__(self, url: Url, *, refused: type[DrayError], unavailable: type[DrayError]) -> None:
         self.place = RedisPlace(url)
         self.prefix = self.place.options.prefix
         #: True: a script sees the keys of one slot only.
         self.cluster = self.place.kind == "cluster"
-        self.words = Words(url, self.prefix, refused, unavailable, full)
+        self.words = Words(url, self.prefix, refused, unavailable)
         self._lock = threading.Lock()
         self._main: Line | None = None
         self._others: set[Line] = set()

@@ -77,8 +77,6 @@ class Words(NamedTuple):
     prefix: str
     refused: type[DrayError]
     unavailable: type[DrayError]
-    #: What a Redis without room raises: nobody knows whether it passes by itself.
-    full: type[DrayError]
 
     def of(self, error: Exception) -> DrayError:
         """Return the error to raise in place of the driver's."""
@@ -89,7 +87,8 @@ class Words(NamedTuple):
                 f"rights ~{self.prefix}:* &{self.prefix}:* +@all -@admin -@dangerous"
             )
         if NO_ROOM in text:
-            return self.full(f"{self.url} {FULL} ({text})")
+            # It passes when workers catch up; until then a worker's own messages wait, as they do for a lost server.
+            return self.unavailable(f"{self.url} {FULL}")
         for sign, meaning in LASTING.items():
             if sign in text:
                 return self.refused(f"{self.url} {meaning} ({text})")

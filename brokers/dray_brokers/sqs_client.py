@@ -61,7 +61,7 @@ class SqsOptions(msgspec.Struct, frozen=True, kw_only=True):
     fifo: Literal["yes", "no"] = "no"
     #: "no": keys are not passed on to standard queues, which let messages with different keys take turns.
     fair: Literal["yes", "no"] = "yes"
-    #: Largest message (bytes, 1024 to 1048576), where a queue or server takes less than SQS does today.
+    #: Largest message (bytes, 4096 to 1048576), where a queue or server takes less than SQS does today.
     max_bytes: int = MOST_BYTES
     #: Requests that one call may make side by side.
     connections: int = 8

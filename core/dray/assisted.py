@@ -96,11 +96,11 @@ class Assisted(Broker):
         self.transport.declare(queues)
 
     def setup(self, queues: Sequence[str]) -> Sequence[str]:
-        made = list(self.transport.setup([*self.expand(queues), *(queue + DEAD for queue in queues)]))
+        made = list(self.transport.setup(self._all(queues)))
         return made if self.store is None else [*made, *self.store.setup([])]
 
     def advice(self, queues: Sequence[str]) -> Sequence[str]:
-        advice = list(self.transport.advice(queues))
+        advice = list(self.transport.advice(self._all(queues)))
         return advice if self.store is None else [*advice, *self.store.advice([])]
 
     # Queues under other names
@@ -108,6 +108,10 @@ class Assisted(Broker):
     def expand(self, queues: Iterable[str]) -> list[str]:
         """Return the queues that stand for `queues` on the transport, the most urgent first."""
         return [of_step(q, step) for q in queues for step in (self.steps if q not in self.broadcast else (0,))]
+
+    def _all(self, queues: Sequence[str]) -> list[str]:
+        dead = [] if self.native.dead_letters else [queue + DEAD for queue in queues]
+        return [*self.expand(queues), *dead]
 
     def due(self, queue: str) -> str:
         """Return the name of the queue in the store that holds what is not due yet."""

@@ -81,8 +81,8 @@ LABEL_BYTES = 4096
 def assisted(native: Capabilities, store: Capabilities | None) -> Capabilities:
     """Return what a broker with `native` capabilities can do when the engine helps, with or without a store."""
     kept = store is not None
-    # A copy in the same queue would be taken for a repeated publish by a broker that recognises those.
-    copies = not native.dedup
+    # A copy would be taken for a repeated publish by a broker that recognises those, and leave its place in an order.
+    copies = not native.dedup and native.key != "order"
     delays = kept or (native.max_delay > 0 and copies)
     helped = msgspec.structs.replace(
         native,

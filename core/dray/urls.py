@@ -67,6 +67,12 @@ class Url(msgspec.Struct, frozen=True, kw_only=True):
             )
         rest, _, query = found["rest"].partition("?")
         authority, slash, path = rest.partition("/")
+        if "@" in path and ":" in authority and "@" not in authority:
+            # Nothing of the text is repeated: it holds a password, and nobody can say where that ends.
+            raise UrlError(
+                f"the {found['scheme']}:// URL has a '/' before its '@': in user and password write / as %2F, "
+                "+ as %2B, @ as %40"
+            )
         credentials, at, hosts = authority.rpartition("@")
         username, colon, password = credentials.partition(":")
         return cls(
@@ -135,7 +141,7 @@ def _host(part: str, text: str) -> tuple[str, int | None]:
     if port is None:
         return host, None
     if not port.isdigit() or not 0 < int(port) < 65536:
-        raise UrlError(f"{mask(text)!r}: the port {port!r} is not a number from 1 to 65535")
+        raise UrlError(f"{mask(text)!r}: the port is not a number from 1 to 65535")
     return host, int(port)
 
 

@@ -98,7 +98,7 @@ def _advice(service: Service, mode: str, own: bool) -> str:
 def find_program(name: str) -> str | None:
     """Return the path of a program: where distributions hide it, in PATH, or beside this Python."""
     hidden = [folder / name for pattern in _HIDDEN for folder in sorted(Path("/").glob(pattern), reverse=True)]
-    for path in (*hidden, shutil.which(name), Path(sys.executable).parent / name):
+    for path in (*hidden, shutil.which(name), Path(sys.executable).parent / name, Path("/usr/sbin") / name):
         if path is not None and os.access(path, os.X_OK):
             return str(path)
     return _valkey_of_the_wheel() if name == "valkey-server" else None

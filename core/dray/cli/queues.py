@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import DecodeError
+from ..errors import BrokerError, BrokerUnavailable, DecodeError
 from ..message import Message, Queue, Waiting
 from ..queues import bound
 from ..sealing import message_in
@@ -110,7 +110,13 @@ def purge(session: Session, queues: list[str], force: bool, as_json: bool) -> No
 
 def known_queues(app: Dray) -> list[str]:
     """Return the queues that hold anything, and those that the settings name."""
-    known = [*app.broker.queues(), *(queue.name for queue in app.conf.task_queues or ())]
+    known = [queue.name for queue in app.conf.task_queues or ()]
+    try:
+        known = [*app.broker.queues(), *known]
+    except BrokerUnavailable:
+        raise
+    except BrokerError:
+        pass  # who may not list the queues can still be told of those it names
     if app.broker.capabilities.size != "exact":
         # Such a broker may know of those queues only that it has been asked for.
         known += served_queues(app)
