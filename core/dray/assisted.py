@@ -18,7 +18,7 @@ import msgspec
 from .assisted_consumer import AssistedConsumer
 from .broker import Broker, Consumer
 from .capabilities import STEPS, Capabilities, assisted
-from .errors import BrokerUnavailable, PublishError
+from .errors import BrokerUnavailable, NotSupported, PublishError
 from .labels import Label, is_labelled, put_on, take_off
 from .message import Delivery, Envelope, Queue, Waiting
 from .sub_queues import DEAD, of_step, plain, step_for
@@ -129,6 +129,12 @@ class Assisted(Broker):
             _collect(self.transport, placed.now, rejected)
         if rejected:
             raise PublishError(rejected)
+
+    def publish_within(self, connection: Any, envelopes: Sequence[Envelope]) -> None:
+        placed = self._place(envelopes)
+        if placed.later:
+            raise NotSupported("a delay that the store keeps cannot be part of a transaction with the broker")
+        self.transport.publish_within(connection, placed.now)
 
     def _place(self, envelopes: Iterable[Envelope]) -> Placed:
         placed = Placed([], [])

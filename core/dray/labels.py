@@ -31,10 +31,13 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hop: float = msgspec.field(default=0.0, name="h")
     rest: float = msgspec.field(default=0.0, name="w")
     until: float = msgspec.field(default=0.0, name="u")
-    #: Of a dead letter: why and when it was buried, how often delivered, and its priority.
+    #: Of a dead letter: why and when it was buried, and its priority. Replayed, it keeps the instant: deliveries before
+    #: that do not count any more.
     reason: str = msgspec.field(default="", name="r")
     buried: float = msgspec.field(default=0.0, name="b")
     priority: int = msgspec.field(default=0, name="p")
+    #: The envelope's key, for a copy of it: brokers do not hand keys over.
+    key: str = msgspec.field(default="", name="k")
 
 
 NO_LABEL = Label()
@@ -49,11 +52,11 @@ def is_labelled(body: bytes) -> bool:
 
 def put_on(label: Label, body: bytes) -> bytes:
     """Return `body` with the label on its outside."""
+    if label.reason:
+        # What an exception says may be long, and may hold what no text should; a key has 512 bytes at most.
+        reason = label.reason.encode(errors="backslashreplace")[: LABEL_BYTES - 1024].decode(errors="ignore")
+        label = msgspec.structs.replace(label, reason=reason)
     noted = _encoder.encode(label)
-    if len(noted) > LABEL_BYTES - _HEAD:
-        # Only a reason can be long. Cut by bytes, generously, for a character may take four of them.
-        reason = label.reason.encode()[: LABEL_BYTES - 128].decode(errors="ignore")
-        noted = _encoder.encode(msgspec.structs.replace(label, reason=reason))
     return b"".join((_MAGIC, len(noted).to_bytes(2), noted, body))
 
 

@@ -22,11 +22,6 @@ def step_for(priority: int) -> int:
     return next(step for step in STEPS if priority >= step)
 
 
-def step_of(name: str) -> int:
-    """Return the step that a queue stands for."""
-    return next((step for step in STEPS if step and name.endswith(f"__p{step}")), 0)
-
-
 def plain(name: str) -> str:
     """Return the queue that a queue stands for: itself, if it is none of ours."""
     for suffix in _SUFFIXES:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from dray import Broker, BrokerError, BrokerUnavailable, Envelope, Url
+from dray import Broker, BrokerError, BrokerUnavailable, Dray, Envelope, Url
 from dray.transactions import driver_connection
 from dray_brokers.postgres import PostgresBroker
 from dray_brokers.sqlite import SqliteBroker
@@ -99,6 +99,25 @@ def test_an_order_and_its_message_are_rolled_back_together(place: Place) -> None
         place.broker.publish_within(driver_connection(session), envelopes("a"))
         raise ZeroDivisionError
     assert (place.orders(), place.sent("a")) == ([], set())
+
+
+def test_a_task_is_sent_with_the_session_that_stores_its_order(place: Place) -> None:
+    app = Dray("shop", broker=place.broker.url.reveal(), backend="disabled", set_as_current=False, plugins=[])
+    ran: list[int] = []
+
+    @app.task
+    def ship(order: int) -> None:
+        ran.append(order)
+
+    for end, order in (("rollback", 1), ("commit", 2)):
+        with Session(place.engine) as session:
+            session.add(Order(id=order))
+            ship.apply_async((order,), connection=session)
+            ship.delay_many([(order * 10,)], connection=session, countdown=0)
+            getattr(session, end)()
+    app.worker().run_until_idle()
+    app.close()
+    assert (place.orders(), sorted(ran)) == ([2], [2, 20])
 
 
 def test_an_order_that_cannot_be_stored_sends_nothing(place: Place) -> None:
