@@ -376,13 +376,13 @@ def broker_notes() -> str:
     said: dict[tuple[str, str, str], list[str]] = {}
     for name, can in _declared().items():
         for alone, helped in zip(resolve(can), resolve(can, Capabilities()), strict=True):
-            with_store = (helped.feature, "*with a store*", helped.note)
-            rows = {(alone.feature, alone.how, alone.note.partition("; with a store")[0]): alone.note}
+            rows = [(alone.feature, alone.how, alone.note.partition("; with a store")[0])]
             if helped.how == "emulated" and helped != alone:
-                rows[with_store] = helped.note
-            for row, note in rows.items():
+                rows.append((helped.feature, "*with a store*", helped.note))
+            for feature, how, note in rows:
                 if note:
-                    said.setdefault(row, []).append(name)
+                    word = "*emulated*" if how == "emulated" else how
+                    said.setdefault((feature, word, note), []).append(name)
     order = {row.feature: n for n, row in enumerate(resolve(Capabilities()))}
     rows_in_order = sorted(said.items(), key=lambda pair: order[pair[0][0]])
     return table(
@@ -398,7 +398,7 @@ def grade_cards() -> str:
         skipped = "; ".join(f"{why} ({n})" for why, n in card["skipped"].items())
         kit = card["kit"].removesuffix("Contract")
         rows.append((CARDS[name], kit, str(card["passed"]), str(card["failed"]), skipped))
-    return table(("adapter", "kit", "passed", "failed", "skipped, because it does not claim"), rows)
+    return table(("adapter", "kit", "passed", "failed", "skipped, and why"), rows)
 
 
 #: The tables of URL options: name -> where the Struct is that reads them.

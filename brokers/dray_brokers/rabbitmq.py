@@ -15,6 +15,8 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from dray import (
     Broker,
     BrokerError,
@@ -48,6 +50,22 @@ _TOO_LARGE = re.compile(r"larger than (?:configured )?max(?:imum)? (?:size )?(\d
 
 class RabbitBroker(Broker):
     """`amqp://user:password@host1:5672,host2/vhost?option=value` or `amqps://`; options: see `RabbitOptions`."""
+
+    #: What it can do with classic queues; `open()` finds out more.
+    capabilities = Capabilities(
+        max_delay=LONGEST,
+        priority_levels=10,
+        delivery_count=True,
+        release_uncharged=True,
+        requeue_delay=True,
+        max_publish_batch=MOST,
+        max_receive_batch=MOST,
+        fifo=True,
+        purge=True,
+        size="approximate",
+        exchanges=True,
+        broadcast=True,
+    )
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)
@@ -90,21 +108,12 @@ class RabbitBroker(Broker):
 
     def _capabilities(self) -> Capabilities:
         priorities = self.priorities
-        return Capabilities(
-            max_delay=LONGEST,
+        return msgspec.structs.replace(
+            RabbitBroker.capabilities,
             priority_levels=10 if priorities else 1,
-            delivery_count=True,
-            release_uncharged=True,
-            requeue_delay=True,
             max_message_bytes=self.options.max_message_bytes,
-            max_publish_batch=MOST,
-            max_receive_batch=MOST,
             # Where there are no priorities, what is given back goes to the end of its queue.
             fifo=priorities,
-            purge=True,
-            size="approximate",
-            exchanges=True,
-            broadcast=True,
         )
 
     def _link(self, purpose: str) -> Link:

@@ -83,6 +83,13 @@ class Consumer(ABC):
         """
         return ()
 
+    def resume(self) -> bool:
+        """Go on after `BrokerUnavailable` from `receive`, the broker being open again; return whether that is possible.
+
+        By default it is not: the loans ended with the connection, and the engine opens another consumer.
+        """
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """End the loans. What was not settled comes out again, at once where the broker can do that. Safe twice."""
@@ -197,9 +204,9 @@ class Broker(ABC):
         raise NotSupported(f"{self.url.scheme}:// cannot list waiting messages")
 
     def purge(self, queue: str) -> int:
-        """Delete every message that waits in `queue`, ready or delayed, and return how many (`.purge`).
+        """Delete every message that waits in `queue`, and return how many (`.purge`). What is lent or dead stays.
 
-        What is lent or dead stays.
+        Delayed ones are waiting too; those that the broker cannot count (`.size` is not "exact") may stay.
         """
         raise NotSupported(f"{self.url.scheme}:// cannot empty a queue")
 

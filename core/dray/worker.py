@@ -257,7 +257,8 @@ class Worker:
         try:
             if self._away_since is not None:
                 self.app.broker.open()
-                self._consumer = self.app.broker.consumer(self.queues, self.lease)
+                if not self._consumer.resume():
+                    self._consumer = self.app.broker.consumer(self.queues, self.lease)
             asked = self.app.clock.monotonic()
             limit = min(limit, self.app.broker.capabilities.max_receive_batch)
             deliveries = self._consumer.receive(limit, wait, queues)

@@ -42,9 +42,6 @@ class TestRabbitClassic(BrokerContract):
         assert isinstance(broker, RabbitBroker)
         cut_connections(broker)
 
-    def test_purge_takes_delayed_messages_too(self, broker: Broker) -> None:
-        pytest.skip("all queues share one ladder of delays, from which nothing can be taken by its queue")
-
 
 class TestRabbitQuorum(TestRabbitClassic):
     options: ClassVar[dict[str, str]] = {"queue_type": "quorum"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -184,6 +185,40 @@ def test_a_stale_page_is_told_by_check_and_written_without_it(
     assert generate.main(["--check"]) == 0
     assert read(tmp_path / "settings.md") == generate.settings_page()
     assert read(tmp_path / "tasks.md") == read(DOCS / "tasks.md")
+
+
+def test_every_url_option_is_in_the_docs(generate: ModuleType) -> None:
+    struct = re.compile(r"^class (\w+Options)\(msgspec\.Struct", re.M)
+    files = [*(ROOT / "brokers").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
+    found = {f"{file.parent.name}.{file.stem}:{name}" for file in files for name in struct.findall(read(file))}
+    assert found - {place for place in found if place.endswith(":_NoOptions")} == set(generate.OPTIONS.values())
+    for name in generate.OPTIONS:
+        assert "| `" in generate.url_options(name)
+
+
+def test_grade_cards_that_are_missing_or_unknown_are_told_in_words(
+    generate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate.GRADES = tmp_path / "grades.json"
+    assert generate.main(["--check"]) == 1
+    assert "grades.json is missing: run `make grades`" in capsys.readouterr().err
+    cards = {name: {"kit": "BrokerContract", "capabilities": None} for name in generate.CARDS}
+    del cards["TestRedis"]
+    generate.GRADES.write_text(json.dumps(cards))
+    with pytest.raises(generate.CardsMissing, match="has no card of TestRedis"):
+        generate.brokers()
+    generate.GRADES.write_text(json.dumps({**cards, "TestRedis": {"capabilities": None}, "TestNew": {}}))
+    with pytest.raises(generate.CardsMissing, match="does not name: TestNew"):
+        generate.grade_cards()
+    generate.GRADES.write_text(json.dumps({**cards, "TestRedis": {"capabilities": None}}))
+    with pytest.raises(generate.CardsMissing, match="the server of .*TestRedis.* was not there"):
+        generate.brokers()
+
+
+def test_every_subclass_of_a_kit_has_a_name_in_the_table_of_grades(generate: ModuleType) -> None:
+    contracts = (ROOT / "tests" / "contracts").glob("test_*.py")
+    kits = re.compile(r"^class (Test\w+)\(", re.M)
+    assert {name for file in contracts for name in kits.findall(read(file))} == set(generate.CARDS)
 
 
 def test_every_page_of_the_docs_is_on_the_map() -> None:
