@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Which contracts `make contracts` runs.
+CONTRACTS ?= tests/contracts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers unit contracts acceptance plugin check lint types format bench docs clean
+.PHONY: help demo test servers unit contracts grades acceptance plugin check lint types format bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +16,8 @@ demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker kille
 	@$(BIN)/dray demo
 
 test: $(VENV)/.dev servers ## Run every test (installs what they need: packages into $(VENV), servers with apt-get)
-	$(PYTEST)
+	@# Most of it waits for servers, so the parts go side by side; each prints when it has ended.
+	$(MAKE) --no-print-directory -j4 --output-sync=target contracts-slow acceptance contracts-others unit
 	$(MAKE) --no-print-directory plugin
 
 servers: ## Install the servers that tests start, where they are missing: Redis, RabbitMQ, PostgreSQL ...
@@ -24,7 +27,20 @@ unit: $(VENV)/.dev ## Run the unit tests: no server, seconds
 	$(PYTEST) tests/unit
 
 contracts: $(VENV)/.dev servers ## Run the conformance kit against every adapter
-	$(PYTEST) tests/contracts
+	$(PYTEST) $(CONTRACTS)
+
+.PHONY: contracts-slow contracts-others
+# Leases of whole seconds, and servers that look for messages instead of being told.
+SLOW := $(wildcard $(addprefix tests/contracts/test_,sqs*.py kombu*.py small_backends.py))
+contracts-slow: $(VENV)/.dev servers
+	$(PYTEST) $(SLOW)
+
+contracts-others: $(VENV)/.dev servers
+	$(PYTEST) tests/contracts $(addprefix --ignore=,$(SLOW))
+
+grades: $(VENV)/.dev servers ## Run the conformance kits and write what they say into docs/grades.json and docs/brokers.md
+	$(PYTEST) tests/contracts --dray-grades docs/grades.json
+	$(BIN)/python docs/generate.py
 
 acceptance: $(VENV)/.dev servers ## Run real workers, kill them, and count
 	$(PYTEST) tests/acceptance

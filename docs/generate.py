@@ -415,12 +415,6 @@ OPTIONS = {
     "s3": "dray_backends.s3:S3Options",
     "file": "dray_backends.filesystem:FileOptions",
 }
-#: Options whose comment in the code is not about them alone.
-OPTION_WORDS = {
-    ("postgresql", "passfile"): "libpq's own, under its names; what is not given comes from the environment "
-    "(`PGPASSFILE`, `PGSSLMODE` ...).",
-    ("s3", "region"): "Region of the bucket; else what boto3 finds (`AWS_REGION`, the profile).",
-}
 
 
 def url_options(name: str) -> str:
@@ -432,8 +426,8 @@ def url_options(name: str) -> str:
     for word, _, _, comment in fields(inspect.getsource(kind)):
         field = known[word]
         cells = [f"`{word}`", _taken(field.type), _shown(field.default)]
-        if said := OPTION_WORDS.get((name, word), comment):
-            rows.append([*cells, said])
+        if comment:
+            rows.append([*cells, comment])
         elif rows:
             rows[-1][:3] = [f"{before}, {cell}" for before, cell in zip(rows[-1][:3], cells, strict=True)]
         else:

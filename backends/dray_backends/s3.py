@@ -51,6 +51,7 @@ PASSING = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "R
 class S3Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of the URL. What is missing comes from the environment, as in all programs that use boto3."""
 
+    #: Region of the bucket; else what boto3 finds (`AWS_REGION`, the profile).
     region: str | None = None
     #: URL of a server other than AWS.
     endpoint: str | None = None

@@ -62,9 +62,9 @@ class PostgresOptions(msgspec.Struct, frozen=True):
     prepare: Switch = "yes"
     #: What the server shows these connections as.
     application_name: str = "dray"
-    # All others are libpq's own, under its names; what is not given comes from the environment (PGHOST, PGSSLMODE ...).
     #: Folder of the server's Unix socket.
     host: str | None = None
+    #: libpq's own, under its names; what is not given comes from the environment (`PGPASSFILE`, `PGSSLMODE` ...).
     passfile: str | None = None
     service: str | None = None
     sslmode: str | None = None

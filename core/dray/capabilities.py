@@ -84,14 +84,17 @@ def assisted(native: Capabilities, store: Capabilities | None) -> Capabilities:
     # A copy would be taken for a repeated publish by a broker that recognises those, and leave its place in an order.
     copies = not native.dedup and native.key != "order"
     delays = kept or (native.max_delay > 0 and copies)
+    counts = native.delivery_count or kept
     helped = msgspec.structs.replace(
         native,
         max_delay=FOREVER if delays else native.max_delay,
         priority_levels=native.priority_levels if native.priority_levels > 1 else len(STEPS),
-        delivery_count=native.delivery_count or kept,
-        release_uncharged=native.release_uncharged or (native.delivery_count and copies and not native.fifo),
+        delivery_count=counts,
+        release_uncharged=native.release_uncharged or (counts and copies and not native.fifo),
         requeue_delay=native.requeue_delay or (delays and copies),
         cancel=native.cancel or kept,
+        # It does not see what is kept elsewhere, or in another queue.
+        find=native.find and native.dead_letters and native.max_delay >= FOREVER,
         dead_letters=True,
     )
     if helped == native or native.max_message_bytes is None:
@@ -197,7 +200,7 @@ def resolve(native: Capabilities, store: Capabilities | None = None) -> list[Sup
             "marks in the store, asked for once a batch",
             f"revoke() is refused{with_store}",
         ),
-        row("unknown id told from waiting", n.find, "", True, "one result-backend write per task sent", ""),
+        row("unknown id told from waiting", a.find, "", True, "one result-backend write per task sent", ""),
         plain("list waiting messages", n.peek, "", "`dray queues --peek` is refused"),
         row(
             "dead letters",

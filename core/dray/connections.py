@@ -103,17 +103,19 @@ class Connections:
             return None
         store: Broker = self._plugins.find("brokers", url.scheme)(url)
         store.clock = self._clock
+        away: BrokerUnavailable | None = None
         try:
             store.open()
-        except BrokerUnavailable:
-            # What does not need it can be sent meanwhile; it is opened again before anything is received.
-            return store
+        except BrokerUnavailable as error:
+            # What does not need it can be sent meanwhile; it is opened again before anything is received. Till then it
+            # is judged by what its kind can do.
+            away = error
         missing = _missing(store.capabilities, can)
         if not missing:
             return store
         store.close()
         if chosen:
-            raise NotSupported(f"store_url {url} cannot serve as a store: {', '.join(missing)}")
+            raise away or NotSupported(f"store_url {url} cannot serve as a store: {', '.join(missing)}")
         return None
 
     def _refuse_emulation(self, broker: Broker) -> None:

@@ -85,7 +85,7 @@ class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     expires: float | None = msgspec.field(default=None, name="x")
     #: How many times it has been retried so far: 0 on the first attempt.
     retries: int = msgspec.field(default=0, name="n")
-    #: How many times a worker that does not know the task has handed it back.
+    #: How many times a worker has sent it again as it was: it does not know the task, or stops.
     handed_back: int = msgspec.field(default=0, name="hb")
     #: Id of the message at the head of this tree of calls; None means its own id.
     root_id: str | None = msgspec.field(default=None, name="r")

@@ -119,9 +119,9 @@ class Worker:
         #: Receipts of those jobs in the table that hold no credit any more.
         self._making_room: set[Any] = set()
         self._room, self._idle = threading.Event(), threading.Event()
-        #: When (monotonic) a job was settled last, and whether the settings say how much to hold.
+        #: When (monotonic) a job was settled last, and whether to give back what waits behind long tasks.
         self._last_end = self.app.clock.monotonic()
-        self._fixed_prefetch = conf.worker_prefetch_multiplier is not None
+        self._shares = conf.worker_prefetch_multiplier is None
         #: Since when (monotonic) the broker is away, and how long to wait before the next try.
         self._away_since: float | None = None
         self._pause = FIRST_PAUSE
@@ -301,7 +301,11 @@ class Worker:
         The credit was given when tasks were short; nothing has ended since, so it could not learn better.
         """
         now = self.app.clock.monotonic()
-        if not self._jobs or now - self._last_end < SHARE_AFTER or self._fixed_prefetch:
+        if not self._jobs or now - self._last_end < SHARE_AFTER or not self._shares:
+            return
+        can = self.app.broker.capabilities
+        if can.delivery_count and not can.release_uncharged:
+            # Given back a few times, it would be buried without ever having begun.
             return
         self._last_end = now
         for kind, executor in self._executors.items():
@@ -481,8 +485,11 @@ class Worker:
 
 
 def _released(job: Job) -> Ended:
-    # What was acked before it began has left the broker: only sending it again keeps it from being lost.
-    return Ended(Released(), None, (job.message,) if job.acked and not job.began else ())
+    if not job.acked or job.began:
+        return Ended(Released())
+    # What was acked before it began has left the broker: only sending it again keeps it from being lost. As another
+    # attempt, for this one is remembered as done.
+    return Ended(Released(), None, (job.message.but(handed_back=job.message.handed_back + 1),))
 
 
 def default_concurrency() -> int:

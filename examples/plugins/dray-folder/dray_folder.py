@@ -109,7 +109,7 @@ class FolderConsumer(Consumer):
         return self.settle(deliveries, lambda each: self.broker.put(each.receipt, each, each.delivery_count, delay))
 
     def bury(self, deliveries, reason):
-        return self.settle(deliveries, lambda d: d.receipt.rename(self.broker.folder(d.queue, "dead") / d.receipt.name))
+        return self.ack(deliveries)  # dray has put a copy into the queue of dead letters before
 
     def extend(self, deliveries, seconds):
         return self.settle(deliveries, lambda d: os.utime(d.receipt, (self.broker.clock.time() + seconds,) * 2))
