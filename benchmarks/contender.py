@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 Kind = Literal["def", "async def"]
+
+
+class Spot(NamedTuple):
+    """Where one trial takes place: nobody has left anything there."""
+
+    folder: Path
+    #: The servers that run: their URLs, by name.
+    servers: Mapping[str, str]
+
+    def url(self, template: str) -> str:
+        """Return a URL in which `{folder}`, and the names of servers, stand for themselves."""
+        return template.format(folder=self.folder, **self.servers)
 
 
 class Answer(NamedTuple):
@@ -56,14 +68,14 @@ class Ledger:
 
 
 class Contender(ABC):
-    """One side of a measure, made anew in an empty folder for each trial.
+    """One side of a measure, made anew on an empty spot for each trial.
 
     Calls are numbered from 0, and the number is their only argument.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ledger = Ledger(folder / "ledger")
+    def __init__(self, spot: Spot) -> None:
+        self.spot = spot
+        self.ledger = Ledger(spot.folder / "ledger")
 
     @abstractmethod
     def send(self, count: int) -> None:
@@ -84,3 +96,6 @@ class Contender(ABC):
     def close(self) -> None:
         """Let go of files and connections."""
         self.ledger.close()
+
+
+Make = Callable[[Spot], Contender]

@@ -1,16 +1,16 @@
-"""dray as a contender: a plain app with default settings, chosen by its broker's URL."""
+"""dray as a contender: a plain app with default settings, chosen by the URLs of a place."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from contender import Answer, Ask, Contender, Kind, Ledger
+from contender import Answer, Ask, Contender, Kind, Ledger, Spot
+from places import PLACES
 
 from dray import Dray, Task
 
@@ -21,10 +21,12 @@ _spawning = multiprocessing.get_context("spawn")
 
 
 class App:
-    """An app with the tasks of the benchmark. Results are kept beside the messages, as they are by default."""
+    """An app with the tasks of the benchmark. Results are kept beside the messages, as they are by default, where they
+    can be."""
 
-    def __init__(self, url: str, ledger: Ledger) -> None:
-        self.app = Dray("bench", broker=url, set_as_current=False)
+    def __init__(self, place: str, spot: Spot, ledger: Ledger) -> None:
+        url, results = PLACES[place].url, PLACES[place].results
+        self.app = Dray("bench", broker=spot.url(url), backend=results and spot.url(results), set_as_current=False)
         self.stamp = self._task(ledger.stamp, "bench.stamp", stored=True)
         self._ticks = {
             (kind, stored): self._task(function, f"bench.{function.__name__}.{stored}", stored)
@@ -45,14 +47,21 @@ class App:
         """Whether a worker in another process sees what this one sends."""
         return self.app.broker.capabilities.shared
 
+    @property
+    def returns(self) -> bool:
+        """Whether results go to the process that sent the task, and to no other."""
+        backend = self.app.backend
+        return self.shared and backend is not None and not backend.shared
+
 
 class OurSide(Contender):
-    """dray, with `{folder}` in the URL standing for the folder of the trial."""
+    """dray at one of the places."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        super().__init__(folder)
-        self._url = url.format(folder=folder)
-        self._ours = App(self._url, self.ledger)
+    def __init__(self, spot: Spot, place: str) -> None:
+        super().__init__(spot)
+        self._place = place
+        self._ours = App(place, spot, self.ledger)
+        self._others = ExitStack()
         # Plugins are loaded and connections opened with the first call, which is not what is measured here.
         self._ours.tick().delay(0)
         self._ours.app.broker.purge(self._ours.app.conf.task_default_queue)
@@ -63,7 +72,11 @@ class OurSide(Contender):
             delay(number)
 
     def send_many(self, count: int, kind: Kind = "def", stored: bool = False) -> None:
-        self._ours.tick(kind, stored).delay_many((number,) for number in range(count))
+        if stored and self._ours.returns:
+            # To ourselves, no result would ever leave this process.
+            self._others.enter_context(_process(_send, self._place, self.spot, count, kind))
+        else:
+            self._ours.tick(kind, stored).delay_many((number,) for number in range(count))
 
     def work(self, kind: Kind, stored: bool) -> None:
         self._ours.app.worker().run_until_idle()
@@ -71,7 +84,7 @@ class OurSide(Contender):
     @contextmanager
     def answering(self) -> Iterator[Ask]:
         # Where it can be, the worker is in a process of its own, as in production.
-        worker = worker_process(self._url, self.folder) if self._ours.shared else self._ours.app.worker()
+        worker = worker_process(self._place, self.spot) if self._ours.shared else self._ours.app.worker()
         with worker:
             yield self._ask
 
@@ -81,35 +94,60 @@ class OurSide(Contender):
         return Answer(started - sent, time.monotonic() - sent)
 
     def close(self) -> None:
+        self._others.close()
         self._ours.app.close()
         super().close()
 
 
+class Used(NamedTuple):
+    """What a worker has used so far: only differences mean something."""
+
+    #: Processor time in seconds.
+    seconds: float
+    #: Of each meter of its place, in that order.
+    traffic: tuple[float, ...]
+
+
+def worker_process(place: str, spot: Spot) -> Any:
+    """Have a worker in another process within the context; it gives a function that returns what it has `Used`."""
+    return _process(_serve, place, spot)
+
+
 @contextmanager
-def worker_process(url: str, folder: Path) -> Iterator[Callable[[], float]]:
-    """Have a worker in another process; return what tells the processor time (seconds) it has used so far."""
+def _process(target: Callable[..., None], *arguments: Any) -> Iterator[Callable[[], Any]]:
+    """Have another process; give what asks it and returns its answer. The first answer says that it is ready."""
     here, there = _spawning.Pipe()
-    process = _spawning.Process(target=_serve, args=(url.format(folder=folder), folder, there), daemon=True)
+    process = _spawning.Process(target=target, args=(*arguments, there), daemon=True)
     process.start()
     there.close()
 
-    def used() -> float:
+    def ask() -> Any:
         here.send(True)
-        seconds: float = here.recv()
-        return seconds
+        return here.recv()
 
     try:
-        used()  # answered when the worker runs
-        yield used
+        ask()
+        yield ask
     finally:
         here.close()
         process.join(PATIENCE)
 
 
-def _serve(url: str, folder: Path, pipe: Connection) -> None:
-    """Run a worker until the pipe is closed, telling its processor time when asked: what the other process does."""
-    ours = App(url, Ledger(folder / "ledger"))
+def _serve(place: str, spot: Spot, pipe: Connection) -> None:
+    """Run a worker until the pipe is closed, telling what it has used when asked: what the other process does."""
+    meters = [kind(spot.servers) for kind in PLACES[place].meters]
+    ours = App(place, spot, Ledger(spot.folder / "ledger"))
     with ours.app.worker(), suppress(EOFError):
         while pipe.recv():
-            pipe.send(time.process_time())
+            pipe.send(Used(time.process_time(), tuple(meter.read() for meter in meters)))
+    ours.app.close()
+
+
+def _send(place: str, spot: Spot, count: int, kind: Kind, pipe: Connection) -> None:
+    """Send calls, and take what comes back until the pipe is closed."""
+    ours = App(place, spot, Ledger(spot.folder / "ledger"))
+    ours.tick(kind, stored=True).delay_many((number,) for number in range(count))
+    with suppress(EOFError):
+        while pipe.recv():
+            pipe.send(count)
     ours.app.close()

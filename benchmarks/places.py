@@ -3,22 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from importlib import import_module
+from typing import NamedTuple, cast
 
-from contender import Contender
-from limits import MemoryLoop, SqliteLoop
+from contender import Make, Spot
+from services import SERVICES
+from traffic import AmqpMethods, Meter, RedisCommands, RedisRequests, SqlStatements, SqsRequests
 
 
 class Place(NamedTuple):
     """A broker and its limit."""
 
-    #: `{folder}` stands for the folder of the trial.
+    #: `{folder}` stands for the folder of the trial, `{redis}` and others for the URLs of servers.
     url: str
-    limit: Callable[[Path], Contender]
+    #: Module and class of the bare loop, loaded with its driver when it is needed.
+    limit: str
+    #: The result backend, where it is not the broker itself.
+    results: str | None = None
+    #: The servers that are needed, all emptied after each trial.
+    servers: tuple[str, ...] = ()
+    #: How many tasks, as a part of what others get: fewer where each takes long.
+    share: float = 1.0
+    #: What is counted, both for dray and the limit.
+    meters: tuple[type[Meter], ...] = ()
+    #: Tells how many bytes all that is kept takes, where that can be known.
+    weigh: Callable[[Spot], float] | None = None
+    #: Seconds after its start that an idle worker takes to settle down, and for which it is watched at least. On SQS
+    #: its polls become longer and longer, up to 20 s.
+    settles: float = 0.5
 
+    def loop(self) -> Make:
+        """Return what makes the bare loop."""
+        module, _, name = self.limit.partition(":")
+        return cast(Make, getattr(import_module(f"limits.{module}"), name))
+
+
+def _files(spot: Spot) -> float:
+    return sum(file.stat().st_size for file in spot.folder.glob("*.db*"))
+
+
+def _on(name: str) -> Callable[[Spot], float]:
+    return lambda spot: SERVICES[name].weigh(spot.servers[name])
+
+
+_REDIS = (RedisRequests, RedisCommands)
+_RABBIT = Place(
+    "{rabbitmq}?queue_type=classic",
+    "rabbitmq:RabbitLoop",
+    "rpc://",
+    ("rabbitmq",),
+    0.5,
+    (AmqpMethods,),
+    _on("rabbitmq"),
+)
 
 PLACES = {
-    "memory": Place("memory://", MemoryLoop),
-    "sqlite": Place("sqlite:///{folder}/tasks.db", SqliteLoop),
+    "memory": Place("memory://", "memory:MemoryLoop"),
+    "sqlite": Place("sqlite:///{folder}/tasks.db", "sqlite:SqliteLoop", weigh=_files),
+    "redis": Place("{redis}", "redis:RedisLoop", None, ("redis",), 1.0, _REDIS, _on("redis")),
+    "rabbitmq": _RABBIT,
+    "rabbitmq quorum": _RABBIT._replace(url="{rabbitmq}?queue_type=quorum", limit="rabbitmq:QuorumLoop", share=0.25),
+    "postgresql": Place(
+        "{postgresql}", "postgres:PostgresLoop", None, ("postgresql",), 0.5, (SqlStatements,), _on("postgresql")
+    ),
+    "sqs": Place("{sqs}", "sqs:SqsLoop", "{redis}", ("sqs", "redis"), 0.05, (SqsRequests, RedisCommands), settles=21.0),
+    "kombu+redis": Place("kombu+{redis}", "kombu:KombuLoop", "{redis}", ("redis",), 0.1, _REDIS, _on("redis")),
 }

@@ -6,11 +6,11 @@ import os
 import platform
 import sqlite3
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
-from measures import LIMIT, OURS, Figure, Measure, Sample
+from measures import LIMIT, OURS, TRAFFIC, Figure, Measure, Sample
 
 #: What each of the columns shows.
 COLUMNS = (
@@ -33,15 +33,35 @@ HEAD = """\
 Written by `python benchmarks/run.py --markdown docs/performance.md`; not edited by hand.
 
 {circumstances}. Command: `{command}`.
-
+{left_out}
 dray runs with its default settings: at least once, leases renewed and checked, results beside the messages, log level
-`warning`. Beside it, in the same run, stands a bare loop over the same driver, which does the least that a queue has to
-do: encode, store, fetch in batches, decode, call, delete. It is the limit on this machine. Rounds are interleaved
-(dray, limit, dray, limit ...); the table has medians, and the lowest and highest round. *Of the limit* is how much of
-the bare loop's speed dray reaches: 1 is as fast, more is faster. That share is worth more than the figures themselves,
-which repeat within 20 to 30 % on a machine that does other things too. Each task counts itself outside of dray, by one
-byte appended to a file (about 1 us on both sides).
+`warning`. Where the broker keeps no results, they go where they usually do: for RabbitMQ back to the sender (`rpc://`),
+for SQS and kombu into Redis, which then also is the store for what those brokers lack (marks of what was cancelled and
+of what has run). Beside dray, in the same run, stands a bare loop over the same driver, which does the least that a
+queue has to do: encode, store, fetch in batches, decode, call, delete. It is the limit on this machine. Rounds are
+interleaved (dray, limit, dray, limit ...); the tables have medians, and the lowest and highest round. *Of the limit* is
+how close dray comes to the bare loop: 1 is as good, more is better, whatever the unit. That share is worth more than
+the figures themselves, which repeat within 20 to 30 % on a machine that does other things too. Each task counts itself
+outside of dray, by one byte appended to a file (about 1 us on both sides).
+
+Servers run on the same machine and share its processors with whoever is measured, over loopback. None waits for its
+disk: Redis without a file, PostgreSQL with `fsync` off, RabbitMQ with persistent messages and confirms. MiniStack
+stands in for SQS: how many requests a task costs holds there too, how long they take does not (its long polls look for
+messages ten times a second). Slow brokers get fewer tasks.
 """
+
+#: The overview: measure, figure and title of each column.
+GLANCE = (
+    ("enqueue one by one", "rate", "enqueue one by one /s"),
+    ("enqueue bulk", "rate", "bulk /s"),
+    ("work def", "rate", "work /s"),
+    ("work def, results stored", "rate", "results stored /s"),
+    ("latency", "start p50", "start p50 ms"),
+    ("latency", "result p50", "result p50 ms"),
+    ("latency", "result p99", "p99 ms"),
+    ("idle worker", "load", "idle % CPU"),
+    ("queued task", "size", "bytes queued"),
+)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +71,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     place: str
     figure: str
     unit: str
+    #: Of the report.
+    part: str
     dray: list[float]
     limit: list[float]
     #: Processor time per call, in microseconds; empty where that says nothing.
@@ -66,7 +88,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     machine: str
     python: str
-    sqlite: str
+    #: What ran, with versions.
+    servers: list[str]
+    #: Why some brokers were not measured.
+    left_out: dict[str, str]
     date: str
     command: str
     rounds: int
@@ -79,12 +104,14 @@ def row(measure: Measure, figure: Figure, samples: dict[str, list[Sample]]) -> R
     """Sum up the samples of one figure, by side."""
     ours, limit = samples[OURS], samples.get(LIMIT, [])
     # Each round by itself: its two sides met the machine in about the same state.
-    ratios = [a.value / b.value if figure.is_rate else b.value / a.value for a, b in zip(ours, limit, strict=False)]
+    both = [(a.value, b.value) for a, b in zip(ours, limit, strict=False) if a.value > 0 and b.value > 0]
+    ratios = [a / b if figure.is_rate else b / a for a, b in both]
     return Row(
         measure=measure.name,
         place=measure.place,
         figure=figure.name,
         unit=figure.unit,
+        part=figure.part,
         dray=[sample.value for sample in ours],
         limit=[sample.value for sample in limit],
         dray_cpu=[sample.cpu for sample in ours if sample.cpu is not None],
@@ -94,12 +121,20 @@ def row(measure: Measure, figure: Figure, samples: dict[str, list[Sample]]) -> R
     )
 
 
-def report(rows: Sequence[Row], measured: Iterable[Measure], rounds: int, command: str) -> Report:
+def report(
+    rows: Sequence[Row],
+    measured: Iterable[Measure],
+    rounds: int,
+    command: str,
+    servers: Iterable[str],
+    left_out: Mapping[str, str],
+) -> Report:
     """Put a run's rows together with the circumstances."""
     return Report(
         machine=f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
-        sqlite=sqlite3.sqlite_version,
+        servers=[f"SQLite {sqlite3.sqlite_version}", *servers],
+        left_out=dict(left_out),
         date=datetime.now(UTC).date().isoformat(),
         command=command,
         rounds=rounds,
@@ -129,18 +164,61 @@ def as_json(found: Report) -> bytes:
 
 def as_markdown(found: Report) -> str:
     """Return the page for the documentation."""
-    return "\n".join([_head(found), *_table(found), *_caveats(found)])
+    return "\n".join([_head(found), *_glance(found), *_tables(found), *_caveats(found)])
 
 
 def _head(found: Report) -> str:
-    return HEAD.format(circumstances=_circumstances(found), command=found.command)
+    left_out = "".join(f"\nNot measured: {place} ({reason}).\n" for place, reason in found.left_out.items())
+    return HEAD.format(circumstances=_circumstances(found), command=found.command, left_out=left_out)
 
 
-def _table(found: Report) -> Iterable[str]:
-    yield "| " + " | ".join(COLUMNS) + " |"
-    yield "|---|---|---|---|" + "---:|" * (len(COLUMNS) - 4)
+def _glance(found: Report) -> Iterable[str]:
+    """Give one line for each broker: dray's medians, and in brackets how close they come to the limit."""
+    yield from ("## At a glance", "", "In brackets: of the limit.", "")
+    yield "| broker | " + " | ".join(title for _, _, title in GLANCE) + " |"
+    yield "|---|" + "---:|" * len(GLANCE)
+    by_place: dict[str, dict[tuple[str, str], Row]] = {}
     for one in found.rows:
-        yield "| " + " | ".join(_cells(one)) + " |"
+        if one.place:
+            by_place.setdefault(one.place, {})[one.measure, one.figure] = one
+    for place, rows in by_place.items():
+        yield f"| {place} | " + " | ".join(_brief(rows.get((name, figure))) for name, figure, _ in GLANCE) + " |"
+
+
+def _brief(one: Row | None) -> str:
+    if one is None:
+        return "-"
+    return _number(_middle(one.dray)) + ("" if one.ratio is None else f" ({_share(one.ratio)})")
+
+
+def _tables(found: Report) -> Iterable[str]:
+    for part in dict.fromkeys(one.part for one in found.rows):
+        rows = [one for one in found.rows if one.part == part]
+        if part == TRAFFIC:
+            yield from _traffic(rows)
+            continue
+        # A column in which nothing stands is none.
+        lines = [_cells(one) for one in rows]
+        shown = [n for n in range(len(COLUMNS)) if n < 6 or any(line[n] != "-" for line in lines)]
+        yield from ("", f"## {part}", "")
+        for line in (COLUMNS, ["---" if n < 4 else "---:" for n in range(len(COLUMNS))], *lines):
+            yield "| " + " | ".join(line[n] for n in shown) + " |"
+
+
+def _traffic(rows: Sequence[Row]) -> Iterable[str]:
+    """Give a line for each broker and what is counted there."""
+    titles = {one.measure: f"{one.measure}{'' if one.unit == 'per task' else f', {one.unit}'}" for one in rows}
+    yield from ("", f"## {TRAFFIC}", "", "For each task; in brackets what the bare loop needs. Medians.", "")
+    yield "| broker | counted | " + " | ".join(titles.values()) + " |"
+    yield "|---|---|" + "---:|" * len(titles)
+    for place, figure in dict.fromkeys((one.place, one.figure) for one in rows):
+        line = {one.measure: one for one in rows if (one.place, one.figure) == (place, figure)}
+        cells = (_with_limit(line[measure]) if measure in line else "-" for measure in titles)
+        yield f"| {place} | {figure} | " + " | ".join(cells) + " |"
+
+
+def _with_limit(one: Row) -> str:
+    return _number(_middle(one.dray)) + (f" ({_number(_middle(one.limit))})" if one.limit else "")
 
 
 def _caveats(found: Report) -> Iterable[str]:
@@ -155,7 +233,7 @@ def _caveats(found: Report) -> Iterable[str]:
 
 def _circumstances(found: Report) -> str:
     return (
-        f"{found.date}, {found.machine}, {found.python}, SQLite {found.sqlite}, "
+        f"{found.date}, {found.machine}, {found.python}, {', '.join(found.servers)}, "
         f"median of {found.rounds} round{'s' if found.rounds > 1 else ''}"
     )
 
@@ -169,7 +247,7 @@ def _cells(one: Row) -> tuple[str, ...]:
         _number(_middle(one.dray)),
         f"{_number(min(one.dray))} - {_number(max(one.dray))}",
         _number(_middle(one.limit)),
-        "-" if one.ratio is None else f"{one.ratio:.2f}" if one.ratio >= 0.1 else f"{one.ratio:.3f}",
+        "-" if one.ratio is None else _share(one.ratio),
         _number(one.aim),
         _number(_middle(one.dray_cpu)),
         _number(_middle(one.limit_cpu)),
@@ -180,10 +258,14 @@ def _middle(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
+def _share(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
+
+
 def _number(value: float | None) -> str:
     """Return a number with as many digits as mean something."""
     if value is None:
         return "-"
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 or not value else f"{value:.4f}"

@@ -9,36 +9,68 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from measures import Measure, Sample, Size, measures
+from places import PLACES
 from report import Row, as_json, as_markdown, as_text, report, row
+from services import Servers, running
 
 
 def main() -> None:
     """Measure what the options say, and report it."""
     options = _options(sys.argv[1:])
-    chosen = _chosen(list(measures(Size(options.tasks, options.idle))), options.only)
-    rows = _rounds(chosen, options.rounds)
-    found = report(rows, chosen, options.rounds, _command(options))
+    with running(_say) as servers:
+        size = Size(options.tasks, options.idle)
+        chosen = _chosen(list(measures(size, options.places, servers)), options.only)
+        left_out = _left_out(chosen, servers)
+        chosen = [one for one in chosen if one.place not in left_out]
+        failures: dict[str, str] = {}
+        rows = _rounds(chosen, options.rounds, failures)
+        found = report(rows, chosen, options.rounds, _command(options), servers.versions, left_out | failures)
     print(as_text(found))
     if options.json:
         options.json.write_bytes(as_json(found))
     if options.markdown:
         options.markdown.write_text(as_markdown(found), encoding="utf-8")
+    if failures:
+        raise SystemExit(1)
 
 
-def _rounds(chosen: Sequence[Measure], rounds: int) -> list[Row]:
-    """Run every side of every measure once a round, so that a slow minute of the machine hits all of them."""
+def _left_out(chosen: Sequence[Measure], servers: Servers) -> dict[str, str]:
+    """Start the servers that are needed; return the places that have to do without, and why."""
+    left_out = {}
+    for place in dict.fromkeys(one.place for one in chosen if one.place):
+        needed = PLACES[place].servers
+        servers.start(needed)
+        if missing := [f"{name}: {servers.missing[name]}" for name in needed if name in servers.missing]:
+            left_out[place] = "; ".join(missing)
+            print(f"not measured: {place} ({left_out[place]})", file=sys.stderr)
+    return left_out
+
+
+def _rounds(chosen: Sequence[Measure], rounds: int, failures: dict[str, str]) -> list[Row]:
+    """Run every side of every measure once a round, so that a slow minute of the machine hits all of them.
+
+    A measure that fails is left out, and `failures` says why: the others took too long to be lost with it.
+    """
     # For each measure: by figure, by side, one sample for each round.
     found: list[dict[str, dict[str, list[Sample]]]] = [{} for _ in chosen]
     for turn in range(rounds):
         for measure, figures in zip(chosen, found, strict=True):
-            _say(f"round {turn + 1} of {rounds}: {measure.name} {measure.place}")
-            for side, trial in measure.sides.items():
-                for name, sample in trial().items():
-                    figures.setdefault(name, {}).setdefault(side, []).append(sample)
+            what = f"{measure.name} {measure.place}"
+            if what in failures:
+                continue
+            _say(f"round {turn + 1} of {rounds}: {what}")
+            try:
+                for side, trial in measure.sides.items():
+                    for name, sample in trial().items():
+                        figures.setdefault(name, {}).setdefault(side, []).append(sample)
+            except Exception as error:
+                failures[what] = f"failed: {' '.join(f'{type(error).__name__} {error}'.split())[:200]}"
+                print(f"{what} {failures[what]}", file=sys.stderr)
     _say("")
     return [
         row(measure, figure, figures[figure.name])
         for measure, figures in zip(chosen, found, strict=True)
+        if f"{measure.name} {measure.place}" not in failures
         for figure in measure.figures
     ]
 
@@ -57,8 +89,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", default=[], metavar="WORD", help="measures or brokers with this word"
     )
-    parser.add_argument("--rounds", type=_positive, default=5, help="how often everything is measured (5)")
-    parser.add_argument("--tasks", type=_positive, default=20_000, help="tasks of a throughput trial (20000)")
+    parser.add_argument(
+        "--places", type=_places, default=list(PLACES), metavar="PLACE,...", help=f"brokers: {', '.join(PLACES)} (all)"
+    )
+    parser.add_argument("--rounds", type=_positive, default=3, help="how often everything is measured (3)")
+    parser.add_argument(
+        "--tasks", type=_positive, default=20_000, help="tasks of a throughput trial (20000; slow brokers get fewer)"
+    )
     parser.add_argument("--idle", type=float, default=4.0, metavar="SECONDS", help="watch an idle worker for (4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, every sample included")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page for the documentation")
@@ -68,8 +105,16 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _command(options: argparse.Namespace) -> str:
     """Return the command that measures the same again, wherever its report goes."""
     only = [part for word in options.only for part in ("--only", word)]
+    only += [] if options.places == list(PLACES) else ["--places", ",".join(options.places)]
     sizes = ["--rounds", options.rounds, "--tasks", options.tasks, "--idle", options.idle]
     return shlex.join(["python", "benchmarks/run.py", *map(str, sizes), *only])
+
+
+def _places(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PLACES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PLACES)}")
+    return names
 
 
 def _positive(text: str) -> int:

@@ -96,6 +96,9 @@ class KombuBroker(Broker):
             durable=traits.durable,
             shared=traits.shared,
         )
+        # Who shares a store must call the host alike: nothing else tells one server from another.
+        hosts = ",".join(f"{host}:{port or ''}" for host, port in self.url.hosts)
+        self.place = f"{self.url.scheme}:{hosts}{self.url.path}:{self.where.options.prefix}"
         for consumer in self._each_consumer():
             consumer.end_if_lost()
 
@@ -327,6 +330,10 @@ class KombuConsumer(Consumer):
     def _settle(self, deliveries: Sequence[Delivery], how: Callable[[Any, str, Any], None]) -> Sequence[Delivery]:
         over = []
         for delivery in deliveries:
+            if self._link.broken:
+                # What it held comes out again (`end_if_lost`); only the next consumer can go on.
+                over.append(delivery)
+                continue
             with self._link.using("settle with") as channel:
                 lent = self._lent.get(delivery.receipt)
                 if lent is None:

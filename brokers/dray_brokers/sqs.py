@@ -72,7 +72,9 @@ class SqsBroker(Broker):
 
     def open(self) -> None:
         self._client.open()
-        self.place = f"sqs:{self._client.region}:{self._options.prefix}"
+        self.place = (
+            f"sqs:{self._options.endpoint}:{self._client.region}:{self._options.account}:{self._options.prefix}"
+        )
         self._queues.reach()
 
     def close(self) -> None:

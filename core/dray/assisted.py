@@ -73,7 +73,8 @@ class Assisted(Broker):
         self.live: set[Any] = set()
         self._remember = remember
         self._declared: Sequence[Queue] = ()
-        self._store_is_open = self._store_is_away = False
+        #: False: it is opened before it is asked again.
+        self.store_is_open = self._store_is_away = False
         self._opening = threading.Lock()
 
     # Life
@@ -90,7 +91,7 @@ class Assisted(Broker):
         self.needs_store = self.store is not None and lacking
         self.steps = STEPS if native.priority_levels < 2 else (0,)
         self._due = f"due.{crc32(self.place.encode()):08x}."
-        self._store_is_open = False
+        self.store_is_open = False
         if self.needs_store:
             try:
                 self.open_store()
@@ -102,15 +103,15 @@ class Assisted(Broker):
 
     def open_store(self) -> Broker | None:
         """Return the store, open; None when there is none. Raises `BrokerUnavailable` while it is away."""
-        if self.store is not None and not self._store_is_open:
+        if self.store is not None and not self.store_is_open:
             with self._opening:
                 self.store.clock = self.clock
                 self.store.open()
-                self._store_is_open, self._store_is_away = True, False
+                self.store_is_open, self._store_is_away = True, False
         return self.store
 
     def close(self) -> None:
-        self._store_is_open = False
+        self.store_is_open = False
         try:
             self.transport.close()
         finally:

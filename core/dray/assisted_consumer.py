@@ -12,7 +12,7 @@ import msgspec
 
 from .broker import Broker, Consumer
 from .capabilities import FOREVER
-from .errors import BrokerError
+from .errors import BrokerError, BrokerUnavailable
 from .labels import Label, take_off
 from .message import Delivery, Envelope
 
@@ -231,8 +231,13 @@ class AssistedConsumer(Consumer):
         store = self._broker.open_store() if self._broker.remember else None
         if store is not None:
             # Before the ack: killed in between, it is delivered again and dropped, for its result is stored already.
-            broadcast = self._broker.broadcast
-            store.cancel([_done(each) for each in deliveries if each.queue not in broadcast], self._broker.remember)
+            marks = [_done(each) for each in deliveries if each.queue not in self._broker.broadcast]
+            try:
+                store.cancel(marks, self._broker.remember)
+            except BrokerUnavailable:
+                # Opened by the next try: `receive`, which would do it too, is not called while there is no room.
+                self._broker.store_is_open = False
+                raise
         return self._settle(self._inner.ack, deliveries)
 
     def requeue(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> Sequence[Delivery]:

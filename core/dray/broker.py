@@ -35,6 +35,8 @@ class Consumer(ABC):
 
     A settle verb returns the deliveries it could *not* settle because the loan was over: someone else may have them.
     Settling twice is not an error; the second time the delivery is among those returned, or silently done already.
+    When the loans have ended with the connection, the verbs return them all instead of raising `BrokerUnavailable`: a
+    worker whose slots are taken by what it cannot settle would never call `receive`, and so never reconnect.
     """
 
     @abstractmethod

@@ -76,7 +76,8 @@ def read_environment(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
             is_file = variable == f"{setting.environment}_FILE"
             found.append((variable, setting.name, _secret(variable, text) if is_file else text))
     for variable in sorted(environ):
-        if variable.startswith("DRAY_") and variable not in known and not _SERVICE_LINK.fullmatch(variable):
+        ours = variable.startswith("DRAY_") and not variable.startswith("DRAY_TEST_")
+        if ours and variable not in known and not _SERVICE_LINK.fullmatch(variable):
             _complain(variable)
     return found
 

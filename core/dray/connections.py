@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .assisted import Assisted
@@ -76,15 +77,19 @@ class Connections:
         broker = made[0] if len(made) == 1 else Failover(made, self._conf.broker_failover == "shuffle")
         broker.clock = self._clock
         broker.open()
-        # One that stands by may lack what the one in use has.
-        if lacks(broker.capabilities) or len(made) > 1:
-            broker = Assisted(broker, self._store(urls, broker.capabilities), self._conf.store_remember)
-            broker.clock = self._clock
-            broker.open()
-        if self._conf.strict:
-            self._refuse_emulation(broker)
-        if queues := check_declared(declared(self._conf), broker.capabilities):
-            broker.declare(queues)
+        try:
+            # One that stands by may lack what the one in use has.
+            if lacks(broker.capabilities) or len(made) > 1:
+                broker = Assisted(broker, self._store(urls, broker.capabilities), self._conf.store_remember)
+                broker.clock = self._clock
+                broker.open()
+            if self._conf.strict:
+                self._refuse_emulation(broker)
+            if queues := check_declared(declared(self._conf), broker.capabilities):
+                broker.declare(queues)
+        except BaseException:
+            broker.close()
+            raise
         return broker
 
     def _store(self, urls: Sequence[Url], can: Capabilities) -> Broker | None:
@@ -123,7 +128,6 @@ class Connections:
         emulated = [row.feature for row in self.support() if row.how == "emulated"]
         if emulated:
             self._broker = None
-            broker.close()
             raise NotSupported(f"{broker.url} has only emulated, and `strict` refuses emulation: {', '.join(emulated)}")
 
     # Result backends
@@ -144,7 +148,7 @@ class Connections:
                     found = self._backends[text] = self._open_backend(text)
         return found
 
-    @property
+    @cached_property
     def backend_url(self) -> str | None:
         """The URL the backend is opened with: its own, else the broker's if that can keep results, else None."""
         chosen = self._conf.result_backend
@@ -156,8 +160,9 @@ class Connections:
     def store(self, records: Iterable[Kept], ttl: float | None) -> None:
         """Store records, each in the backend of its task; those that nobody keeps are dropped."""
         places: dict[str, list[Record]] = {}
+        own = self.backend_url or ""
         for record in records:
-            if place := record.backend or self.backend_url or "":
+            if place := record.backend or own:
                 places.setdefault(place, []).append(record)
         for place, some in places.items():
             self.backend_at(place).store(some, ttl)

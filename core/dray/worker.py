@@ -119,7 +119,7 @@ class Worker:
         #: Receipts of those jobs in the table that hold no credit any more.
         self._making_room: set[Any] = set()
         self._room, self._idle = threading.Event(), threading.Event()
-        #: When (monotonic) a job was settled last, and whether to give back what waits behind long tasks.
+        #: When (monotonic) a job came or was settled last, and whether to give back what waits behind long tasks.
         self._last_end = self.app.clock.monotonic()
         self._shares = conf.worker_prefetch_multiplier is None
         #: Since when (monotonic) the broker is away, and how long to wait before the next try.
@@ -315,6 +315,8 @@ class Worker:
                 self._give_back(waiting)
 
     def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
+        # What has just come does not wait behind anything yet, however long nothing has ended.
+        self._last_end = self.app.clock.monotonic()
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
         looked = [self._triage.look(delivery, lease_until) for delivery in deliveries]
