@@ -90,6 +90,8 @@ def translated(error: BotoCoreError | ClientError, url: Url, action: str, queue:
             "or set what boto3 looks for (AWS_ACCESS_KEY_ID, a role, ~/.aws)"
         )
     if isinstance(error, SSLError):
+        if "WRONG_VERSION_NUMBER" in str(error):
+            return BrokerError(f"{asked}: the server speaks no TLS there; write endpoint=http://...")
         return BrokerError(f"{asked}: {error}; trust the server's certificate with AWS_CA_BUNDLE")
     if isinstance(error, ConnectionError | HTTPClientError):
         return BrokerUnavailable(f"{asked}: no answer: {error}; check region=, endpoint= and the network")
