@@ -62,6 +62,12 @@ class TestSqsOnMoto(SqsContract):
         with self.another(broker) as other:
             self._race(broker, other)
 
+    def test_threads_that_publish_at_once_lose_nothing(self, broker: Broker) -> None:
+        senders = [Background(partial(self.send, broker, *(f"{n}-{m}" for m in range(100)))) for n in range(4)]
+        for sender in senders:
+            sender.result()
+        assert set(self._drain(self.consumer(broker))) == {f"{n}-{m}" for n in range(4) for m in range(100)}
+
     def _race(self, *brokers: Broker) -> None:
         """Drain in four threads, two of which are lent the same message now and then."""
         racers = [Background(partial(self._drain, self.consumer(each))) for each in (*brokers, *brokers)]
@@ -78,7 +84,7 @@ class TestSqsOnMiniStack(SqsContract):
 
 
 class TestFifoSqsOnMiniStack(SqsContract):
-    many = 200
+    many, patience = 200, 12.0
     options = "&fifo=yes&max_bytes=262144"
 
     @pytest.fixture
