@@ -105,6 +105,8 @@ WORDS = {
     "ignore_result": "True: no state and no result are stored.",
     "retry": "Whether *sending* is tried again while the broker is away.",
     "retry_policy": "How: `max_retries`, `interval_start`, `interval_step`, `interval_max`.",
+    "time_limit": 'How long a run may take (seconds, timedelta or `"5m"`); then it is ended and has failed.',
+    "soft_time_limit": "How long a run may take before `SoftTimeLimitExceeded` is raised in it.",
     "link": "Signatures of tasks to send when it has succeeded; they get its result.",
     "link_error": "Signatures of tasks to send when it has failed for good; they get its id.",
     "root_id": "Id of the head of the tree of calls; set by itself inside tasks.",
@@ -205,12 +207,12 @@ def _options(params: Sequence[click.Option]) -> str:
 def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
-        "For everybody": "app shared task canvas result context arguments",
+        "For everybody": "app shared task canvas result context arguments dead_letters",
         "Running": "worker",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",
         "For plugins: hooks": "hookspecs middleware",
-        "For plugins: the ports": "broker backend serializer compressor seal capabilities clock",
+        "For plugins: the ports": "broker backend serializer compressor seal executors capabilities clock",
         "What travels": "message outcome",
     }
     homes = {home: heading for heading, modules in headings.items() for home in modules.split()}

@@ -96,6 +96,8 @@ class Topology:
         #: One at a time declares: the others find it done.
         self._lock = threading.Lock()
         self._known: set[str] = set()
+        #: The steps of the ladder that are declared.
+        self._rungs: set[int] = set()
         #: Queues that have been declared here, or used.
         self.used: set[str] = set()
 
@@ -139,6 +141,10 @@ class Topology:
     def forget(self) -> None:
         """Take nothing for granted any more: something turned out to be missing, or the server is another."""
         with self._lock:
+            if "ladder:" in self._known:
+                # A ladder that broke off halfway goes on where it was: on a bad network the eighty round trips of all
+                # of it would never come to an end in one connection.
+                self._rungs.clear()
             self._known.clear()
 
     def lacks(self, things: Iterable[str]) -> bool:
@@ -208,7 +214,7 @@ class Topology:
             return
         ladder = self.ladder
         self._ensure_end(session, "")
-        for step in range(STEPS):
+        for step in sorted(set(range(STEPS)) - self._rungs):
             name, below = f"{ladder}.{step:02}", f"{ladder}.{step - 1:02}" if step else f"{ladder}.due"
             self._declare_exchange(session, name, "topic")
             self._declare_queue(session, name, self._step(UNIT * 2**step, below))
@@ -221,6 +227,7 @@ class Topology:
                 source=name,
                 routing_key=f"{words}0.#",
             )
+            self._rungs.add(step)
         self._known.add("ladder:")
 
     def _ensure_end(self, session: Session, _: str) -> None:

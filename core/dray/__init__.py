@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .clock import SystemClock as SystemClock
     from .compressor import Compressor as Compressor
     from .context import Context as Context
+    from .dead_letters import DeadLetter as DeadLetter
     from .errors import ArgumentsError as ArgumentsError
     from .errors import BackendError as BackendError
     from .errors import BackendUnavailable as BackendUnavailable
@@ -57,15 +58,20 @@ if TYPE_CHECKING:
     from .errors import Retry as Retry
     from .errors import SerializationError as SerializationError
     from .errors import SettingError as SettingError
+    from .errors import SoftTimeLimitExceeded as SoftTimeLimitExceeded
     from .errors import TaskExpired as TaskExpired
     from .errors import TaskFailed as TaskFailed
     from .errors import TaskOptionError as TaskOptionError
     from .errors import TaskRejected as TaskRejected
     from .errors import TaskRevoked as TaskRevoked
+    from .errors import TimeLimitExceeded as TimeLimitExceeded
     from .errors import UnknownPlugin as UnknownPlugin
     from .errors import UnknownResult as UnknownResult
     from .errors import UnknownTask as UnknownTask
     from .errors import UrlError as UrlError
+    from .errors import WorkerLost as WorkerLost
+    from .executors import Executor as Executor
+    from .executors import Host as Host
     from .hookspecs import Event as Event
     from .hookspecs import hookimpl as hookimpl
     from .message import Delivery as Delivery
@@ -98,13 +104,15 @@ _HOMES = {
     "clock": "Clock ManualClock SystemClock",
     "compressor": "Compressor",
     "context": "Context",
+    "dead_letters": "DeadLetter",
     "errors": (
         "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
         "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore MaxRetriesExceeded "
         "NotSupported PluginError PublishError Reject ResultError ResultTimeout Retry SerializationError "
-        "SettingError TaskExpired TaskFailed TaskOptionError TaskRejected TaskRevoked UnknownPlugin UnknownResult "
-        "UnknownTask UrlError"
+        "SettingError SoftTimeLimitExceeded TaskExpired TaskFailed TaskOptionError TaskRejected TaskRevoked "
+        "TimeLimitExceeded UnknownPlugin UnknownResult UnknownTask UrlError WorkerLost"
     ),
+    "executors": "Executor Host",
     "hookspecs": "Event hookimpl",
     "message": "Delivery Envelope Message Queue Step Waiting",
     "middleware": "Middleware",

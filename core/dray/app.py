@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -16,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from zoneinfo import ZoneInfo
 
-from . import states
+from . import revocations, states
 from .backend import ResultBackend
 from .broker import Broker
 from .canvas import Signature, signature
@@ -24,9 +25,11 @@ from .capabilities import Support
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Payloads
 from .connections import Connections
+from .dead_letters import DeadLetters
 from .errors import ConfigurationError, NotSupported, TaskOptionError, UnknownTask
 from .execution import Execution
 from .hookspecs import Event
+from .idempotency import check_one_queue, given_id
 from .ids import id_source
 from .message import Message
 from .middleware import Middleware
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+L = TypeVar("L", bound=Callable[[Event], object])
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that a revocation is remembered: as long as a message may sensibly be delayed.
 REVOKED_FOR = 90 * 86400.0
@@ -95,6 +101,9 @@ class Dray:
         self._shared_seen = 0
         self._middleware: list[Middleware] = []
         self._connections: Connections | None = None
+        self._listeners: dict[str, list[Callable[[Event], object]]] = {}
+        #: In a process that runs tasks for a worker: what takes to that worker what its plugins are to hear.
+        self.teller: Callable[[Event], None] | None = None
         self._lock = threading.RLock()
         self._rounds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Rounds]] = (
             weakref.WeakKeyDictionary()
@@ -319,11 +328,13 @@ class Dray:
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
         check_send_options(options, name)
-        id = options.get("task_id") or self.new_id()
+        id = given_id(name, options) or self.new_id()
         call = {"args": positional(args, name), "kwargs": by_name(kwargs, name)}
         message = blank_message(self, name, options, None).but(id=id, **call)
         if not (message.queue or message.exchange):
             message = self.routes.placed(message, options, None)
+        if message.idempotent:
+            check_one_queue(message)
         (sent,) = self.sender.publish([message], self._pack_unknown, options)
         return AsyncResult(sent.id, self, ignored=sent.ignore_result)
 
@@ -358,9 +369,14 @@ class Dray:
         """Return the handle on the task with this id; `backend` is its URL where the task has one of its own."""
         return AsyncResult(id, self, backend=backend)
 
-    def revoke(self, ids: str | Iterable[str]) -> None:
-        """Cancel tasks by id, durably. Raises NotSupported where the broker cannot."""
-        self.broker.cancel([ids] if isinstance(ids, str) else list(ids), REVOKED_FOR)
+    def revoke(self, ids: str | Iterable[str], *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
+        """Cancel tasks by id, durably: they will not start. Raises NotSupported where the broker cannot.
+
+        One that runs is told: a coroutine is cancelled, a `def` task sees `request.cancelled`. With `terminate` it is
+        ended: in a child process with `signal` and then by force; in a thread it is raised out of its next step.
+        """
+        chosen = [ids] if isinstance(ids, str) else list(ids)
+        revocations.revoke(self.broker, chosen, REVOKED_FOR, signal if terminate else None)
 
     def whereabouts(self, id: str) -> str:
         """Return the state of a task of which nothing is stored, by asking the broker for its message."""
@@ -375,6 +391,11 @@ class Dray:
         if place != "leased" and broker.capabilities.cancel and broker.cancelled([id]):
             return states.REVOKED
         return states.PENDING
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """What could not be run, kept with the reason: to look at, replay, edit and delete."""
+        return DeadLetters(self)
 
     def rounds(self, url: str = "") -> Rounds:
         """Return what looks for results on behalf of the running event loop, in the backend at `url`."""
@@ -392,11 +413,42 @@ class Dray:
         """Return how each feature is had on this app's broker: rows of (feature, native | emulated | refused, note)."""
         return self.connections.support()
 
+    def on(self, type: str) -> Callable[[L], L]:
+        """Have a function called with each `Event` of a type, where it happens: `@app.on("task-failed")`.
+
+        It is called on the engine's threads: be quick. What it raises is logged; but a process of the pool in which a
+        function for "worker-process-init" raises is not ready for tasks, and ends.
+        """
+
+        def listen(function: L) -> L:
+            self._listeners.setdefault(type, []).append(function)
+            return function
+
+        return listen
+
+    def listeners(self, type: str) -> Sequence[Callable[[Event], object]]:
+        """Return the functions that are called with events of a type."""
+        return self._listeners.get(type, ())
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody is told of events. Cheap."""
+        return bool(self._listeners) or self.teller is not None or self.plugins.has("event")
+
     def notify(self, type: str, message: Message | None = None, worker: str = "", **details: Any) -> None:
-        """Tell the listening plugins what happened. Costs nothing when nobody listens."""
-        if self.plugins.has("event"):
-            seen = None if message is None else redacted(self, message)
-            happened = Event(type=type, at=self.clock.time(), message=seen, worker=worker, details=details)
+        """Tell plugins and functions that listen what happened. Costs nothing when nobody listens."""
+        if not self.listening:
+            return
+        seen = None if message is None else redacted(self, message)
+        happened = Event(type=type, at=self.clock.time(), message=seen, worker=worker, details=details)
+        for function in self.listeners(type):
+            try:
+                function(happened)
+            except Exception:
+                logger.exception("%s raised, called for %s", function, type)
+        if self.teller is not None:
+            self.teller(happened)
+        else:
             self.plugins.observe("event", event=happened)
 
     # Running

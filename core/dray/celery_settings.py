@@ -7,13 +7,12 @@ from fnmatch import fnmatchcase
 _IN_URL = "options of a broker or backend are part of its URL: scheme://host/...?option=value"
 _ALWAYS_RETRIES = "a worker always reconnects, with growing pauses, and never gives up; leave it out"
 _RESULTS = "results are kept in `result_backend`, and pass no exchange of yours; leave it out"
-_NEEDS_PROCESSES = "it needs child processes, and there is no pool of processes yet"
+_CHILDREN = "a process of the pool that dies or does not start is noticed at once, and replaced; leave it out"
 _SCHEDULER = "there is no scheduler of periodic tasks yet"
 _NO_CANVAS = "there are no chords yet"
 _EVENTS = "events are not sent over the broker: plugins hear all of them through the hook `event`"
 _LOGGING = "logging is left as you set it up with Python's `logging`"
 _CONTROL = "there is no remote control of workers yet"
-_ACKS = "a failed task is acked once its failure is stored; `dead_letter=True` in @app.task keeps its message as well"
 _NAMED_QUEUES = (
     "every queue has priorities 0 to 9 and delays, and the broker's URL says of which kind it is; leave it out"
 )
@@ -26,14 +25,7 @@ _SIGNED = "messages are signed, metadata included, or encrypted: use `message_se
 _INSTEAD = {
     "task_protocol": "messages say themselves which format they have; leave it out",
     "result_ttl": "that is `result_expires`",
-    "task_time_limit": f"hard time limits kill the task: {_NEEDS_PROCESSES}",
-    "task_soft_time_limit": "there are no time limits yet; `expires` bounds when a task may start",
-    "task_reject_on_worker_lost": (
-        "a message whose worker died always comes out again, `task_max_deliveries` times at most; leave it out"
-    ),
-    "task_retry_on_worker_lost": (
-        "a message whose worker died always comes out again, `task_max_deliveries` times at most; leave it out"
-    ),
+    "task_retry_on_worker_lost": "that is `task_reject_on_worker_lost`, with `task_max_deliveries` as the limit",
     "task_default_rate_limit": "there are no rate limits yet; `worker_queue_concurrency` bounds what runs at once",
     "worker_disable_rate_limits": "there are no rate limits yet; leave it out",
     "task_send_sent_event": _EVENTS,
@@ -51,7 +43,7 @@ _INSTEAD = {
     "control_*": _CONTROL,
     "worker_enable_remote_control": _CONTROL,
     "worker_pool_restarts": _CONTROL,
-    "task_acks_on_*": _ACKS,
+    "task_acks_on_failure_or_timeout": "that is `task_acks_on_failure`; False keeps the message in the dead letters",
     "result_persistent": "results are stored durably where the backend can; leave it out",
     "result_chord_*": _NO_CANVAS,
     "task_allow_error_cb_on_chord_header": _NO_CANVAS,
@@ -64,7 +56,7 @@ _INSTEAD = {
     "broker_connection_retry*": _ALWAYS_RETRIES,
     "broker_connection_max_retries": _ALWAYS_RETRIES,
     "broker_channel_error_retry": _ALWAYS_RETRIES,
-    "broker_failover_strategy": "several hosts are written in the URL, separated by commas",
+    "broker_failover_strategy": "that is `broker_failover`: 'ordered' (Celery's 'round-robin') or 'shuffle'",
     "broker_connection_timeout": _IN_URL,
     "broker_heartbeat*": _IN_URL,
     "broker_login_method": _IN_URL,
@@ -83,22 +75,20 @@ _INSTEAD = {
     "*_backend_options": _IN_URL,
     "beat_*": _SCHEDULER,
     "security_*": _SIGNED,
-    "worker_max_tasks_per_child": f"`worker_max_tasks_per_child` comes with process pools: {_NEEDS_PROCESSES}",
-    "worker_max_memory_per_child": f"`worker_max_memory_per_child` comes with process pools: {_NEEDS_PROCESSES}",
-    "worker_lost_wait": _NEEDS_PROCESSES,
-    "worker_proc_alive_timeout": _NEEDS_PROCESSES,
-    "worker_pool_start_method": _NEEDS_PROCESSES,
+    "worker_lost_wait": _CHILDREN,
+    "worker_proc_alive_timeout": _CHILDREN,
+    "worker_pool_start_method": "that is `worker_start_method`",
     "worker_pool_putlocks": "a worker takes no more than it can run; leave it out",
     "worker_disable_prefetch": "a worker holds only what it can run in a moment; leave it out",
     "worker_enable_prefetch_count_reduction": "a worker holds only what it can run in a moment; leave it out",
     "worker_eta_task_limit": "delayed tasks wait in the broker, not in the worker; leave it out",
     "worker_soft_shutdown_timeout": "that is `worker_shutdown_timeout`",
     "worker_enable_soft_shutdown_on_idle": "an idle worker stops at once and gives back what it holds; leave it out",
-    "worker_deduplicate_successful_tasks": "a task may be delivered twice: make it idempotent",
+    "worker_deduplicate_successful_tasks": "what has succeeded is recognised when it is delivered again; leave it out",
     "worker_cancel_long_running_tasks_on_connection_loss": "a task whose lease is lost is told so, and writes nothing",
     "worker_state_db": "revoked ids are kept by the broker, not in a file; leave it out",
     "worker_direct": "a worker has no queue of its own; start it with -Q and a queue named after it",
-    "worker_autoscaler": "the number of threads is fixed: use `worker_concurrency`",
+    "worker_autoscaler": "`worker_autoscale` says how many tasks run at once, at most and at least; leave it out",
     "worker_hijack_root_logger": _LOGGING,
     "worker_log_*": _LOGGING,
     "worker_task_log_*": _LOGGING,

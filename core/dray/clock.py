@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 
@@ -25,15 +27,27 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's own clock. Where it can, `monotonic` goes on while the machine is suspended."""
 
     def __init__(self) -> None:
         # Asked several times for every task: without a frame of Python in between.
         self.time = time.time
-        self.monotonic = time.monotonic
+        self.monotonic = _monotonic()
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         return event.wait(seconds)
+
+
+def _monotonic() -> Callable[[], float]:
+    """Return what tells the time since the machine was started, suspended or not: a laptop's sleep ends leases too."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    try:
+        if boottime is not None:
+            time.clock_gettime(boottime)
+            return partial(time.clock_gettime, boottime)
+    except OSError:  # the system does not know it
+        pass
+    return time.monotonic
 
 
 class ManualClock:

@@ -44,11 +44,17 @@ class Connections:
         self._clock = clock
         self._lock = threading.Lock()
         self._broker: Broker | None = None
+        self.known: Capabilities | None = None
         self._backends: dict[str, ResultBackend] = {}
         #: Of backend URLs: whether results are sent to whoever asked, instead of kept.
         self._sends: dict[str, bool] = {}
 
     # The broker
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the broker can do. A process that runs tasks for a worker is told, and need not connect to know."""
+        return self.known if self._broker is None and self.known is not None else self.broker.capabilities
 
     @property
     def broker(self) -> Broker:
@@ -167,9 +173,10 @@ class Connections:
         for place, some in places.items():
             self.backend_at(place).store(some, ttl)
 
-    def reopen_backends(self) -> None:
-        """Connect again to the backends that are in use."""
-        for backend in list(self._backends.values()):
+    def reopen_backend(self, text: str) -> None:
+        """Connect again to the backend at a URL ("": the app's own), if it is in use."""
+        backend = self._backends.get(text or self.backend_url or "")
+        if backend is not None:
             backend.open()
 
     def address(self, text: str) -> str:

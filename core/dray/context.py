@@ -80,6 +80,14 @@ class Context:
         return self.message.retries
 
     @property
+    def releases(self) -> int:
+        """How many times a worker sent it again as it was: the task was not known there, or the worker stopped.
+
+        Not those times when the broker took it back by itself: that leaves no trace, and costs no delivery.
+        """
+        return self.message.handed_back
+
+    @property
     def eta(self) -> datetime | None:
         """When it was not to be started before."""
         return _aware(self.message.eta)

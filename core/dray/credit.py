@@ -98,6 +98,14 @@ class Credit:
             lane.seen, lane.duration = True, duration
         lane.duration += LEARNING * (duration - lane.duration)
 
+    def resize(self, kind: str, slots: int) -> None:
+        """Note that so many jobs of this kind run at a time from now on."""
+        self._lanes[kind].slots = slots
+
+    def full(self, kind: str) -> bool:
+        """Return whether there is no room for another job of this kind: all slots are taken, and enough lies ready."""
+        return self._lanes[kind].room(self._multiplier) <= 0
+
     def slower(self, kind: str, duration: float) -> None:
         """Note that jobs of this kind take at least `duration`: they run that long already, and have not ended."""
         lane = self._lanes[kind]

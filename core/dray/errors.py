@@ -26,9 +26,12 @@ DrayError
      |- TaskRevoked               the task was cancelled
      |- TaskRejected              the message was moved to the dead letters
      |- TaskExpired               the task was not started before its `expires`
+     |- TimeLimitExceeded         the task ran longer than its `time_limit` and was ended
+     |- WorkerLost                what ran the task died under it
      `- MaxRetriesExceeded        `retry()` was called once too often and had no exception to raise
 
 Raised *by tasks*, to say what shall become of them: Retry, Reject, Ignore.
+Raised *in tasks*, to give them time to clean up: SoftTimeLimitExceeded.
 """
 
 from __future__ import annotations
@@ -159,6 +162,14 @@ class TaskExpired(ResultError):
     """The task was not started before its `expires`."""
 
 
+class TimeLimitExceeded(ResultError):
+    """The task ran longer than its `time_limit` and was ended."""
+
+
+class WorkerLost(ResultError):
+    """The process that ran the task died under it, and the task is not to be run again (`reject_on_worker_lost`)."""
+
+
 class MaxRetriesExceeded(ResultError):
     """The task asked for one retry more than `max_retries` allows and gave no exception to raise instead."""
 
@@ -205,3 +216,7 @@ class Reject(Exception):
 
 class Ignore(Exception):
     """Raised by a task that wants to end without a result: the message is acked and no state is stored."""
+
+
+class SoftTimeLimitExceeded(Exception):
+    """Raised in a task that has run for its `soft_time_limit`: time to clean up, before `time_limit` ends it."""

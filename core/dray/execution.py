@@ -15,6 +15,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,17 @@ import msgspec
 
 from . import states
 from .context import Context, current
-from .errors import ArgumentsError, DecodeError, Ignore, MaxRetriesExceeded, Reject, Retry
+from .errors import (
+    ArgumentsError,
+    DecodeError,
+    Ignore,
+    MaxRetriesExceeded,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+)
 from .followups import next_attempt, on_failure, on_success
+from .interrupts import THROWN, Throwable, shelter
 from .job import Ended, Job
 from .message import Delivery, Message
 from .options import instant
@@ -57,14 +67,7 @@ class Execution:
         context, began = self._begin(job)
         token = current.set(context)
         try:
-            outcome = self._decode(job, context)
-            if outcome is None:
-                try:
-                    if job.task.hooks:
-                        self._hook(context, "before_start")
-                    outcome = self._returned(job, context, self._call(job.task, context))
-                except BaseException as error:
-                    outcome = self._classified(job, context, error)
+            outcome = self._decode(job, context) or self._attempt(job, context)
             ended = self._end(job, context, outcome, began)
             for hook, arguments in self._hooks_after(job, ended):
                 self._hook(context, hook, *arguments)
@@ -77,14 +80,7 @@ class Execution:
         context, began = self._begin(job)
         token = current.set(context)
         try:
-            outcome = self._decode(job, context)
-            if outcome is None:
-                try:
-                    if job.task.hooks:
-                        await self._ahook(context, "before_start")
-                    outcome = self._returned(job, context, await self._acall(job.task, context))
-                except BaseException as error:
-                    outcome = self._classified(job, context, error)
+            outcome = self._decode(job, context) or await self._aattempt(job, context)
             ended = self._end(job, context, outcome, began)
             for hook, arguments in self._hooks_after(job, ended):
                 await self._ahook(context, hook, *arguments)
@@ -107,6 +103,13 @@ class Execution:
             else:
                 self.app.broker.publish([self.app.sender.enclose(followup)])
         return ended.report or about(message, states.PENDING)
+
+    def judged(self, job: Job, outcome: Outcome, began: float) -> Ended:
+        """Return what a job comes to that was ended from outside, or died, as if its own run had come to `outcome`."""
+        context = job.context or Context(
+            job.message, job.task, delivery_count=job.delivery.delivery_count, hostname=self.hostname
+        )
+        return self._forgotten(self._end(job, context, outcome, began))
 
     def unrun(self, message: Message, outcome: Outcome) -> Ended:
         """Return what a message comes to that is settled without being run: expired, revoked, rejected."""
@@ -144,7 +147,7 @@ class Execution:
             self._note(record(self.app, message.id, report, place, reply_to=message.reply_to))
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s[%s] began", message.task, message.id, extra=_facts(message, "began"))
-        if self.app.plugins.has("event"):
+        if self.app.listening:
             self.app.notify("task-started", message, self.hostname)
         return context, began
 
@@ -158,6 +161,37 @@ class Execution:
         except (DecodeError, ArgumentsError) as error:
             return Rejected(f"its arguments cannot be used: {error}")
         return None
+
+    def _attempt(self, job: Job, context: Context) -> Outcome:
+        """Run the user's code, and say what it came to. Only meanwhile can something be thrown into this thread."""
+        job.thread = get_ident()
+        try:
+            try:
+                job.exposed = True
+                if job.task.hooks:
+                    self._hook(context, "before_start")
+                outcome = self._returned(job, context, self._call(job.task, context))
+            except BaseException as error:
+                outcome = self._classified(job, context, error)
+            shelter(job)
+        except THROWN as error:
+            # Thrown at the last moment, it hit this method instead of the task. The task had reached its limit.
+            shelter(job)
+            outcome = self._classified(job, context, error)
+        return outcome
+
+    async def _aattempt(self, job: Job, context: Context) -> Outcome:
+        job.exposed = True
+        try:
+            if job.task.hooks:
+                await self._ahook(context, "before_start")
+            call = self._acall(job.task, context)
+            value = await (call if job.soft_time_limit is None else Throwable(call, job))
+            outcome = self._returned(job, context, value)
+        except BaseException as error:
+            outcome = self._classified(job, context, error)
+        job.exposed = False
+        return outcome
 
     def _call(self, task: Task[..., Any], context: Context) -> Any:
         call: Callable[[Message], Any] = lambda message: task.run(*message.args, **message.kwargs)  # noqa: E731
@@ -180,6 +214,8 @@ class Execution:
         return await call(_own_copy(context))
 
     def _returned(self, job: Job, context: Context, value: Any) -> Outcome:
+        if job.verdict is not None:
+            return job.verdict
         if job.cancelled:
             return Revoked("revoked while it ran")
         if context.pending_retry is not None:
@@ -196,6 +232,13 @@ class Execution:
     def _raised(self, job: Job, context: Context, error: BaseException) -> Outcome:
         """Say what an exception means. SystemExit and KeyboardInterrupt of a task fail that task, not the worker."""
         own = job.task.resolved
+        if job.verdict is not None:
+            if isinstance(job.verdict, Failed):
+                # Where it was when it was ended.
+                job.verdict.error.__traceback__ = error.__traceback__
+            return job.verdict
+        if isinstance(error, SoftTimeLimitExceeded) and not error.args:
+            error.args = (f"{job.message.task} has run for its soft_time_limit of {job.soft_time_limit:g} s",)
         match error:
             case Retry() if job.delivery.queue in self._broadcast:
                 return Failed(error.exc or error, own.dead_letter)
@@ -282,11 +325,14 @@ class Execution:
                 again = next_attempt(app, context, delay, args, kwargs)
                 report = about(message, states.RETRY, failure=Failure.of(error, trace(error))) if wanted else None
                 return Ended(outcome, report, (again,))
-            case Failed(error, _):
-                report = None
-                if wanted or job.task.resolved.store_errors:
-                    failure = Failure.of(error, trace(error))
+            case Failed(error, bury):
+                report, stored = None, wanted or job.task.resolved.store_errors
+                told = trace(error) if stored or bury else ""
+                if stored:
+                    failure = Failure.of(error, told)
                     report = about(message, states.FAILURE, failure=failure, **self._call_facts(message))
+                if bury:
+                    outcome = Failed(error, bury, told)
                 return self._with_callbacks(Ended(outcome, report), lambda: on_failure(app, message))
             case Rejected() | Revoked():
                 return self.unrun(message, outcome)
@@ -301,7 +347,11 @@ class Execution:
         try:
             ended.followups = callbacks()
         except Exception as error:
-            ended.outcome = Rejected(f"its callbacks cannot be sent: {_line(error)}")
+            reason = f"its callbacks cannot be sent: {_line(error)}"
+            ended.outcome = Rejected(reason)
+            if ended.report is not None:
+                # Delivered once more it must not be taken for done: its dead letter may not be there yet.
+                ended.report = _with(ended.report, reason=reason)
         return ended
 
     def _call_facts(self, message: Message) -> dict[str, Any]:
@@ -315,7 +365,7 @@ class Execution:
 
         A failure with one of the `expected` exceptions is part of the work and shows no traceback.
         """
-        listening = self.app.plugins.has("event")
+        listening = self.app.listening
         if type(outcome) is Done and not listening and not logger.isEnabledFor(logging.INFO):
             return
         level, verb, rest, shown = logging.INFO, type(outcome).__name__.lower(), "", None

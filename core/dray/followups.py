@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .context import TRACE_HEADERS, Context
+from .idempotency import given_id
 from .message import Message, Step
 from .task import blank_message
 
@@ -22,7 +23,7 @@ def next_attempt(app: Dray, context: Context, delay: float, args: Any, kwargs: A
     message = context.message
     if not context.is_eager:
         # A broker without delays runs it at once; `dray doctor` says so.
-        delay = min(delay, app.broker.capabilities.max_delay)
+        delay = min(delay, app.connections.capabilities.max_delay)
     again = message.but(retries=message.retries + 1, eta=app.clock.time() + delay if delay else None)
     if args is None and kwargs is None:
         return again
@@ -58,7 +59,7 @@ def _callback(app: Dray, parent: Message, step: Step, id: str, value: Any) -> Me
     task = app.tasks.get(step.task)
     message = blank_message(app, step.task, options, task.resolved if task is not None else None).but(
         reply_to=parent.reply_to,
-        id=options.get("task_id") or id,
+        id=given_id(step.task, options) or id,
         content_type=step.content_type,
         content_encoding=step.content_encoding,
         link=step.link,

@@ -41,8 +41,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a task or a worker."""
 
     #: task-sent, task-started, task-succeeded, task-failed, task-retried, task-revoked, task-rejected, task-expired,
-    #: task-ignored, task-requeued, task-released, task-handedback,
-    #: worker-online, worker-stopping, worker-offline, broker-lost, broker-back, backend-lost, backend-back, lease-lost.
+    #: task-ignored, task-requeued, task-released, task-handedback, task-recognised,
+    #: worker-online, worker-stopping, worker-offline, broker-lost, broker-back, backend-lost, backend-back, lease-lost,
+    #: dead-letters-trimmed.
     type: str
     #: When (seconds since 1970).
     at: float
@@ -51,7 +52,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     #: The worker concerned, for worker events: `name@host`.
     worker: str = ""
     #: What else there is to say. Of a task that ended: `runtime` (seconds) and `reason` (text). Of a worker: `queues`,
-    #: `reason`, `away` (seconds). Of lost leases: `ids`.
+    #: `reason`, `away` (seconds). Of lost leases: `ids`. Of trimmed dead letters: `queue`, `count`, `why`.
     details: Mapping[str, Any] = {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .context import Context
@@ -20,15 +21,23 @@ class Job:
         "acked",
         "began",
         "cancelled",
+        "closed",
         "context",
         "delivery",
+        "exposed",
         "kind",
         "lease_until",
+        "limit",
         "lost",
         "message",
         "ran",
+        "soft_time_limit",
         "stopping",
         "task",
+        "thread",
+        "thrown",
+        "time_limit",
+        "verdict",
     )
 
     def __init__(self, delivery: Delivery, message: Message, task: Task[..., Any], lease_until: float) -> None:
@@ -39,6 +48,20 @@ class Job:
         self.lease_until = lease_until
         #: The request that the task sees, while it runs.
         self.context: Context | None = None
+        own = task.resolved
+        #: Seconds its run may take (None: no limit): then SoftTimeLimitExceeded is raised in it, and then it is ended.
+        self.soft_time_limit = message.soft_time_limit or own.soft_time_limit
+        self.time_limit = message.time_limit or own.time_limit
+        #: The first of them that it can reach.
+        self.limit = min(self.soft_time_limit or inf, self.time_limit or inf)
+        #: What becomes of it, decided while it runs: whatever the task itself comes to does not count any more.
+        self.verdict: Outcome | None = None
+        #: True once what it came to has been taken.
+        self.closed = False
+        #: While the user's code runs, something may be thrown into this thread; what was (interrupts.py).
+        self.exposed = False
+        self.thread = 0
+        self.thrown: type[BaseException] | None = None
         #: "def" or "async": which executor it needs.
         self.kind = "async" if task.is_async else "def"
         #: When it began, on the monotonic clock (0: it waits for a slot), and how long it ran (None: it did not, yet).

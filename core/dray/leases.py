@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from .broker import Consumer
 from .errors import BrokerUnavailable
 from .job import Job
+from .revocations import terminated
+from .trimming import Trimmer
 
 if TYPE_CHECKING:
     from .app import Dray
+    from .crew import Crew
 
 logger = logging.getLogger("dray.worker")
 
@@ -38,23 +41,32 @@ class Keeper:
         jobs: Mapping[Any, Job],
         settling: Container[Any],
         consumer: Callable[[], Consumer],
-        interrupt: Callable[[Job], None],
+        crew: Crew,
         lease: float,
+        trimmer: Trimmer,
     ) -> None:
         self._app = app
         self._jobs = jobs
         self._settling = settling
         self._consumer = consumer
-        self._interrupt = interrupt
+        self._crew = crew
+        self._trimmer = trimmer
         self._lease = lease
         #: Receipts held at the last look. What is held at two looks is worth asking about; most are gone by then.
         self._seen: set[Any] = set()
         self._stop = threading.Event()
+        #: When (monotonic) the thread last went round.
+        self.looked = 0.0
         self._thread = threading.Thread(target=self._run, name="dray-keeper", daemon=True)
 
     def start(self) -> None:
         """Begin keeping."""
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Stop keeping; what is still lent is nobody's business any more."""
@@ -63,15 +75,17 @@ class Keeper:
 
     def _run(self) -> None:
         clock = self._app.clock
+        self.looked = clock.monotonic()
         renewed = clock.monotonic()
         tick = min(self._lease * RENEW_AFTER, LOOK)
         while not clock.wait(self._stop, tick):
-            now = clock.monotonic()
+            now = self.looked = clock.monotonic()
             try:
                 if now - renewed >= self._lease * RENEW_AFTER - tick / 2:
                     self._renew(now)
                     renewed = now
                 self._look_for_revoked()
+                self._trimmer.tick()
             except BrokerUnavailable:
                 # The source thread says so and reconnects; the next tick tries again, the leases have slack for that.
                 continue
@@ -95,21 +109,22 @@ class Keeper:
                 logger.warning(
                     "%s[%s]: the lease was lost, the task is running elsewhere", job.message.task, job.message.id
                 )
-                self._interrupt(job)
+                self._crew.interrupt(job)
 
     def _look_for_revoked(self) -> None:
         if not self._app.broker.capabilities.cancel:
             return
         running = {
-            job.message.id: job for job in self._held() if not job.cancelled and job.delivery.receipt in self._seen
+            job.message.id: job
+            for job in self._held()
+            if job.verdict is None and not job.closed and job.delivery.receipt in self._seen
         }
         self._seen = set(dict(self._jobs))
         if not running:
             return
-        for id in self._app.broker.cancelled(list(running)):
-            job = running[id]
-            job.cancel()
-            self._interrupt(job)
+        found = self._app.broker.cancelled(list(running))
+        for id, signal in terminated(self._app.broker, found).items():
+            self._crew.revoke(running[id], signal)
 
     def _held(self) -> list[Job]:
         # Other threads change the table meanwhile; copying a dict is one step that no other thread can enter.

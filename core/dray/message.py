@@ -112,6 +112,11 @@ class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     #: How it was addressed when several queues got it; `queue` is then "", until it comes out of one of them.
     exchange: str = msgspec.field(default="", name="ex")
     routing_key: str = msgspec.field(default="", name="rk")
+    #: Seconds this call's runs may take; None: as its task says.
+    time_limit: float | None = msgspec.field(default=None, name="tl")
+    soft_time_limit: float | None = msgspec.field(default=None, name="sl")
+    #: True: its id was made from an idempotency key, so whoever has succeeded under it already has done its work.
+    idempotent: bool = msgspec.field(default=False, name="ik")
     #: Where its result is to be sent, for backends that send results instead of keeping them (`ResultBackend.address`).
     reply_to: str = msgspec.field(default="", name="rt")
 

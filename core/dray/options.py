@@ -7,9 +7,11 @@ from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .errors import ArgumentsError, SettingError, TaskOptionError
+from .idempotency import check_idempotency_key
 from .message import HIGHEST_PRIORITY
 from .queues import LONGEST_KEY
 from .retries import seconds
+from .setting_values import read_seconds
 from .settings import read_setting
 from .urls import nearest
 
@@ -49,6 +51,11 @@ class TaskOptions(TypedDict, total=False):
     store_errors_even_if_ignored: bool
     #: True: the state STARTED is stored when it begins.
     track_started: bool
+    #: Seconds a run may take before it is ended and has failed, and before SoftTimeLimitExceeded is raised in it.
+    time_limit: float | timedelta | str | None
+    soft_time_limit: float | timedelta | str | None
+    #: True: a task whose process died runs again, `max_deliveries` times. False: it has failed with WorkerLost.
+    reject_on_worker_lost: bool
     #: Names of parameters whose arguments are shown nowhere; annotating them `Annotated[str, Sensitive]` is the same.
     sensitive: Iterable[str]
     #: True: arguments are checked against the signature when it is sent.
@@ -57,6 +64,8 @@ class TaskOptions(TypedDict, total=False):
     throws: type[BaseException] | tuple[type[BaseException], ...]
     #: True: when it has failed for good, the message is kept in the dead letters too.
     dead_letter: bool
+    #: The same the other way round, in Celery's words: False: when it has failed for good, its message is kept.
+    acks_on_failure: bool
     #: How often it may be delivered without ending (worker killed) before it is buried.
     max_deliveries: int
     max_retries: int | None
@@ -89,10 +98,15 @@ class SendOptions(TypedDict, total=False):
     ordered: bool | None
     #: Your own id. While a task with this id waits or runs, sending it again changes nothing.
     task_id: str | None
+    #: Whom or what it does its work for, such as "order-7": what has succeeded for a key does not run for it again.
+    idempotency_key: str | None
     headers: Mapping[str, Any] | None
     serializer: str | None
     compression: str | None
     ignore_result: bool | None
+    #: Seconds this call's runs may take, over the task's own limits.
+    time_limit: float | timedelta | str | None
+    soft_time_limit: float | timedelta | str | None
     #: A connection of yours (the database driver's, or SQLAlchemy's) in whose transaction the message is stored.
     connection: Any
     #: Whether, and how, *sending* is tried again while the broker is away (max_retries, interval_start, _step, _max).
@@ -149,6 +163,7 @@ def check_send_options(options: Mapping[str, Any], task: str) -> None:
     task_id = options.get("task_id")
     if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id) <= 128):
         raise TaskOptionError(f"sending {task}: task_id is a text of 1 to 128 characters; got {task_id!r}")
+    check_idempotency_key(options, task)
     eta = options.get("eta")
     if eta is not None and not isinstance(eta, datetime):
         raise TaskOptionError(f"sending {task}: eta is a datetime; for seconds from now say countdown; got {eta!r}")
@@ -164,6 +179,30 @@ def _check_retry_policy(policy: Any, task: str) -> None:
         read_setting("task_publish_retry_policy", policy)
     except SettingError as error:
         raise TaskOptionError(f"sending {task}: retry_policy: {error}") from None
+
+
+def kept_after_failure(options: Mapping[str, Any], task: str) -> bool | None:
+    """Return whether a message whose task has failed is kept in the dead letters; None where `options` do not say.
+
+    `dead_letter` and `acks_on_failure` say the same, the one as the opposite of the other. Raises `TaskOptionError`
+    when they contradict each other, or nothing could be kept.
+    """
+    said = {word: options[word] for word in ("dead_letter", "acks_on_failure") if options.get(word) is not None}
+    for word, value in said.items():
+        if not isinstance(value, bool):
+            raise TaskOptionError(f"{task}: {word} is true or false; got {value!r}")
+    kept = {value is (word == "dead_letter") for word, value in said.items()}
+    if len(kept) > 1:
+        raise TaskOptionError(
+            f"{task}: dead_letter={said['dead_letter']} and acks_on_failure={said['acks_on_failure']} contradict each "
+            "other: the message of a failed task is kept in the dead letters, or acked. Say one of them."
+        )
+    if kept == {True} and options.get("acks_late") is False:
+        raise TaskOptionError(
+            f"{task}: with acks_late=False its message is acked before it begins, and is not there to be kept in the "
+            "dead letters when it fails: leave out one of the two"
+        )
+    return kept.pop() if kept else None
 
 
 def positional(args: Any, task: str) -> tuple[Any, ...]:
@@ -220,9 +259,50 @@ def _check_shared(options: Mapping[str, Any], task: str) -> None:
         raise TaskOptionError(f"{task}: key is a text of 1 to 128 characters; got {key!r}")
     if not isinstance(options.get("ordered"), bool | None):
         raise TaskOptionError(f"{task}: ordered is true or false; got {options['ordered']!r}")
+    time_limits(options, task)
     for word in ("serializer", "compression"):
         if not isinstance(options.get(word), str | None):
             raise TaskOptionError(f"{task}: {word} is a name such as 'json' or 'gzip'; got {options[word]!r}")
+
+
+def time_limits(
+    options: Mapping[str, Any], task: str, hard: float | None = None, soft: float | None = None
+) -> tuple[float | None, float | None]:
+    """Return the hard and the soft time limit in seconds, None for none; `hard` and `soft` are those it has anyway.
+
+    Raises `TaskOptionError` for what is no limit, and for a soft one that the hard one leaves no time for.
+    """
+    if "time_limit" in options:
+        hard = _time_limit(options["time_limit"], "time_limit", task)
+    if "soft_time_limit" in options:
+        soft = _time_limit(options["soft_time_limit"], "soft_time_limit", task)
+    if hard is None or soft is None or soft < hard:
+        return hard, soft
+    if "soft_time_limit" not in options and "time_limit" in options:
+        return hard, None  # what the settings say for tasks in general, a short one has no use for
+    which = "soft_time_limit" if "soft_time_limit" in options else "task_soft_time_limit"
+    other, hint = "time_limit", ""
+    if "time_limit" not in options:
+        other, hint = "the time_limit that it has anyway", ": say time_limit= as well"
+    raise TaskOptionError(
+        f"{task}: {which} ({soft:g} s) is to be less than {other} ({hard:g} s), or it never comes{hint}"
+    )
+
+
+def _time_limit(value: Any, option: str, task: str) -> float | None:
+    """Read a time limit given as a number of seconds, a timedelta or text such as "5m"."""
+    if value is None:
+        return None
+    try:
+        limit = read_seconds(value)
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        raise TaskOptionError(
+            f"{task}: {option} is a number of seconds > 0, a timedelta or text such as '5m'; got {value!r}. "
+            "None means no limit."
+        )
+    return limit
 
 
 def check_queue(queue: Any, task: str) -> str:

@@ -26,10 +26,11 @@ class Again(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The task failed for good. With `bury` the message is kept in the dead letters as well."""
+    """The task failed for good. With `bury` the message is kept in the dead letters as well, with the `traceback`."""
 
     error: BaseException
     bury: bool = False
+    traceback: str = ""
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -210,9 +210,12 @@ class AsyncResult(Generic[T]):
         self._final = None
         self.app.backend_for_writing(self._backend).forget([self.id])
 
-    def revoke(self) -> None:
-        """Cancel it, durably: it will not start, on any worker, before or after a restart; if it runs, it is told."""
-        self.app.revoke(self.id)
+    def revoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
+        """Cancel it, durably: it will not start, on any worker, before or after a restart; if it runs, it is told.
+
+        With `terminate` it is ended if it runs: see `Dray.revoke`.
+        """
+        self.app.revoke(self.id, terminate=terminate, signal=signal)
 
     # Reading the report
 

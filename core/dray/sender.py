@@ -16,7 +16,7 @@ from . import states
 from .capabilities import FOREVER, Capabilities
 from .codec import pack
 from .context import current
-from .errors import BackendUnavailable, BrokerUnavailable, DecodeError, NotSupported, SerializationError
+from .errors import BackendError, BackendUnavailable, BrokerUnavailable, DecodeError, NotSupported, SerializationError
 from .message import Envelope, Message, Waiting
 from .middleware import Middleware
 from .report import about, record
@@ -63,6 +63,8 @@ class Sender:
                 written = written.but(reply_to=address)
             sent.append(written)
             envelopes.append(self._envelope(written, can))
+        if options.get("idempotency_key") is not None:
+            self._forget_failures(sent)
         if not can.find:
             # Nobody else could tell a waiting id from an unknown one. Before the publish: results come after this.
             self._store_pending(sent)
@@ -72,7 +74,7 @@ class Sender:
         running = current.get()
         if running is not None and not running.called_directly:
             running.children.extend(message.id for message in sent)
-        if self.app.plugins.has("event"):
+        if self.app.listening:
             for message in sent:
                 self.app.notify("task-sent", message)
         return sent
@@ -168,9 +170,10 @@ class Sender:
         First the result, then the letter: the other way round a worker could have stored the new result already, and
         the old one, if it stayed, would outrank the new one. A crash in between leaves a letter that is still dead.
         """
-        broker, backend = self.app.broker, self.app.backend
-        if backend is not None:
-            backend.forget(ids)
+        app, broker = self.app, self.app.broker
+        places = {app.connections.backend_url, *(task.resolved.backend or None for task in app.tasks.values())}
+        for place in filter(None, places):
+            app.connections.backend_at(place).forget(ids)
         if not broker.capabilities.find:
             self._store_pending([m for letter in broker.dead(queue, len(ids), ids) if (m := self._readable(letter))])
         return broker.replay(queue, ids)
@@ -180,6 +183,22 @@ class Sender:
             return message_in(self.app.sealing, letter.body, letter.id)
         except DecodeError:
             return None
+
+    def _forget_failures(self, messages: Sequence[Message]) -> None:
+        """Forget what earlier calls for the same keys failed with, or it would be taken for what these come to.
+
+        A call that ends with a value just now, between the two requests, is forgotten with it, and runs once more.
+        """
+        for message in messages:
+            place = self.app.backend_url_of(message.task) or self.app.connections.backend_url
+            try:
+                backend = self.app.connections.backend_at(place) if place else None
+                found = backend.fetch([message.id]).get(message.id) if backend is not None else None
+                if backend is not None and found is not None and found.final and found.state != states.SUCCESS:
+                    backend.forget([message.id])
+            except BackendError as error:
+                # The worker does it, when it takes the call.
+                logger.warning("%s[%s] sent, and perhaps failed before: %s", message.task, message.id, error)
 
     def _store_pending(self, messages: Sequence[Message]) -> None:
         pending = [

@@ -299,7 +299,11 @@ def _words(kind: inspect.Type) -> str:
 
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
     if kind.ge is not None and kind.le is not None:
-        return f" from {kind.ge:g} to {kind.le:g}"
+        return f" from {_number(kind.ge)} to {_number(kind.le)}"
     if kind.ge is not None:
-        return f" >= {kind.ge:g}"
-    return f" > {kind.gt:g}" if kind.gt is not None else ""
+        return f" >= {_number(kind.ge)}"
+    return f" > {_number(kind.gt)}" if kind.gt is not None else ""
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"

@@ -35,6 +35,7 @@ Positive = Annotated[float, Meta(gt=0, extra={"unit": "seconds"})]
 Bytes = Annotated[int, Meta(ge=1, extra={"unit": "bytes"})]
 Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
+Autoscale = Annotated[list[Count], Meta(min_length=2, max_length=2, extra={"takes": "MAX,MIN"})]
 Place = Annotated[str, Meta(extra={"form": "url", "takes": "URL"})]
 Places = Annotated[str, Meta(extra={"form": "urls", "takes": "URL, or several"})]
 Name = Annotated[str, Meta(min_length=1, extra={"takes": "name"})]
@@ -186,17 +187,45 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         bool,
         _of("Tasks", "True: acked when it has ended (at-least-once); False: acked before it starts (at-most-once)."),
     ] = True
+    task_acks_on_failure: Annotated[
+        bool,
+        _of(
+            "Tasks",
+            "False: the message of a task that has failed for good is kept in the dead letters.",
+            "task_acks_on_failure_or_timeout",
+        ),
+    ] = True
     task_annotations: Annotated[
         dict[TaskPattern, dict[str, Any]],
         _of("Tasks", "Options laid over those of the tasks with that name or pattern; '*' is all of them."),
     ] = {}
+    task_time_limit: Annotated[
+        Positive | None,
+        _of("Tasks", "How long a task may run before it is ended and has failed; None: as long as it likes."),
+    ] = 3600.0
+    task_soft_time_limit: Annotated[
+        Positive | None,
+        _of("Tasks", "How long a task may run before SoftTimeLimitExceeded is raised in it; None: it is not."),
+    ] = None
+    task_reject_on_worker_lost: Annotated[
+        bool,
+        _of("Tasks", "True: a task whose process died runs again, `task_max_deliveries` times; False: it has failed."),
+    ] = True
     task_unknown_grace: Annotated[
         Seconds,
         _own(
             "Tasks",
             "How long a task this worker does not know is handed back to the queue before it goes to the dead letters.",
         ),
-    ] = 0.0
+    ] = 60.0
+    dead_letter_max: Annotated[
+        Count | None,
+        _own("Tasks", "Most dead letters that are kept in each queue, the youngest; None: all of them."),
+    ] = 100_000
+    dead_letter_expires: Annotated[
+        Positive | None,
+        _own("Tasks", "How long dead letters are kept; None: until somebody deletes them."),
+    ] = 7_776_000.0
     imports: Annotated[list[Module], _of("Tasks", "Modules a worker imports when it starts, for their tasks.")] = []
     include: Annotated[list[Module], _of("Tasks", "More modules to import, after `imports`.")] = []
 
@@ -254,14 +283,38 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
     ] = True
 
     worker_name: Annotated[Name | None, _own("Worker", "The worker's name; None: made of process and host.")] = None
-    worker_pool: Annotated[Name, _of("Worker", "What `def` tasks run on.")] = "threads"
+    worker_pool: Annotated[
+        Name, _of("Worker", "What tasks run on: 'threads', 'processes', 'solo', 'asyncio', 'gevent' or a plugin's.")
+    ] = "threads"
+    worker_async_pool: Annotated[
+        Name | None,
+        _own("Worker", "What `async def` tasks run on; None: the pool if it runs them too, else 'loop'."),
+    ] = None
     worker_concurrency: Annotated[
         Count | None,
-        _of("Worker", "How many `def` tasks run at once; None: the CPUs this process may use, but at least 4."),
+        _of("Worker", "How many `def` tasks run at once; None: as the pool and the CPUs this process may use suggest."),
     ] = None
     worker_async_concurrency: Annotated[
         Count, _own("Worker", "How many `async def` tasks run at once, on one event loop.")
     ] = 100
+    worker_autoscale: Annotated[
+        Autoscale | None,
+        _own(
+            "Worker",
+            "Most and fewest `def` tasks that run at once, as work comes: '10,3'; None: a fixed number.",
+        ),
+    ] = None
+    worker_start_method: Annotated[
+        Literal["forkserver", "spawn", "fork"],
+        _of("Worker", "How the processes of the pool begin: see docs/workers.md.", "worker_pool_start_method"),
+    ] = "forkserver"
+    worker_max_tasks_per_child: Annotated[
+        Count | None, _of("Worker", "A process of the pool is replaced after so many tasks; None: never.")
+    ] = None
+    worker_max_memory_per_child: Annotated[
+        Annotated[int, Meta(ge=16 * 1024 * 1024, extra={"unit": "bytes"})] | None,
+        _own("Worker", "A process of the pool that is larger is replaced when its task has ended; None: never."),
+    ] = None
     worker_prefetch_multiplier: Annotated[
         CountOrZero | None,
         _of("Worker", "Messages held per task that can run at once; 0: no limit; None: as many as a moment's work."),
@@ -284,6 +337,13 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         Positive,
         _own("Worker", "How long a message is lent to a worker; renewed while it lives, over when it dies."),
     ] = 30.0
+    worker_heartbeat_file: Annotated[
+        Name | None,
+        _own(
+            "Worker",
+            "File that `dray worker` writes every few seconds, for `dray healthcheck`; %n, %h, %p as in names.",
+        ),
+    ] = None
     worker_shutdown_timeout: Annotated[
         Seconds,
         _of(

@@ -19,6 +19,7 @@ import msgspec
 
 from . import states
 from .broker import Consumer
+from .epitaphs import epitaph
 from .errors import (
     BackendError,
     BackendUnavailable,
@@ -33,6 +34,7 @@ from .job import Ended, Job
 from .message import Delivery, Envelope
 from .outcome import Done, Failed, Rejected, Released, Requeued
 from .report import Failure, Kept, Report, rank, record
+from .urls import mask
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -107,7 +109,8 @@ class Settler:
         self._queue: SimpleQueue[_Entry | Kept | None] = SimpleQueue()
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._broker = _Outage("broker", "broker", app)
-        self._backend = _Outage("result backend", "backend", app)
+        #: By the URL of the backend: "" is the app's own, tasks may have others.
+        self._backends = {"": _Outage("result backend", "backend", app)}
         #: Receipts of the deliveries that the broker is being told about: that it no longer lends them is no loss.
         self.settling: set[Any] = set()
         self._thread = threading.Thread(target=self._run, name="dray-settler", daemon=True)
@@ -160,7 +163,7 @@ class Settler:
         """
         wait = None
         if entries or notes:
-            pauses = [outage.pause for outage in (self._broker, self._backend) if outage.away]
+            pauses = [outage.pause for outage in (self._broker, *self._backends.values()) if outage.away]
             wait = min(pauses, default=FIRST_PAUSE) * random.uniform(0.8, 1.2)
         came = self._take(entries, notes, BATCH, wait)
         # A single one goes at once. When they come in quickly, a millisecond more makes the batch several times larger;
@@ -281,33 +284,49 @@ class Settler:
         logger.error(
             "%s[%s]: what should follow cannot be sent: %s", entry.job.message.task, entry.job.message.id, reason
         )
-        entry.ended = Ended(Rejected(f"what should follow it cannot be sent: {reason}"), entry.ended.report)
+        reason, report = f"what should follow it cannot be sent: {reason}", entry.ended.report
+        if report is not None:
+            # Delivered once more it must not be taken for done: its dead letter may not be there yet.
+            report = msgspec.structs.replace(report, reason=reason)
+        entry.ended = Ended(Rejected(reason), report)
         entry.published = True
 
     def _store(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
-        wanted = [entry for entry in entries if not entry.stored]
-        if not wanted and not notes:
-            return []
-        if self._backend.away and self._app.clock.monotonic() < self._backend.next_try:
+        """Store reports and states, each in the backend of its task; return those that have to wait for theirs."""
+        places: dict[str, tuple[list[_Entry], list[Kept]]] = {}
+        for entry in entries:
+            if not entry.stored:
+                place = self._app.backend_url_of(entry.job.message.task)
+                places.setdefault(place, ([], []))[0].append(entry)
+        for note in notes:
+            places.setdefault(note.backend, ([], []))[1].append(note)
+        waiting = [entry for place, (some, said) in places.items() for entry in self._store_at(place, some, said)]
+        notes[:] = [note for _, said in places.values() for note in said]
+        return waiting
+
+    def _store_at(self, place: str, wanted: list[_Entry], notes: list[Kept]) -> list[_Entry]:
+        outage = self._backends.get(place)
+        if outage is None:
+            outage = self._backends[place] = _Outage(f"result backend {mask(place)}", "backend", self._app)
+        if outage.away and self._app.clock.monotonic() < outage.next_try:
             return self._wait(wanted, notes)
         try:
-            self._write([*notes, *(self._record(entry) for entry in wanted)])
+            self._write(outage, place, [*notes, *(self._record(entry) for entry in wanted)])
         except BackendUnavailable as error:
-            self._backend.lost(error)
+            outage.lost(error)
             return self._wait(wanted, notes)
         except BackendError as error:
-            return self._refused(wanted, notes, error)
+            return self._refused(outage, place, wanted, notes, error)
         notes.clear()
         for entry in wanted:
             entry.stored = True
         return []
 
-    def _write(self, records: Sequence[Kept]) -> None:
-        if records:
-            if self._backend.away:
-                self._app.connections.reopen_backends()
-            self._app.connections.store(records, self._app.conf.result_expires)
-            self._backend.found()
+    def _write(self, outage: _Outage, place: str, records: Sequence[Kept]) -> None:
+        if outage.away:
+            self._app.connections.reopen_backend(place)
+        self._app.connections.store(records, self._app.conf.result_expires)
+        outage.found()
 
     def _record(self, entry: _Entry, report: Report | None = None) -> Kept:
         job, report = entry.job, report or entry.ended.report
@@ -326,7 +345,9 @@ class Settler:
                 entry.parked = True
         return entries
 
-    def _refused(self, entries: list[_Entry], notes: list[Kept], error: BackendError) -> list[_Entry]:
+    def _refused(
+        self, outage: _Outage, place: str, entries: list[_Entry], notes: list[Kept], error: BackendError
+    ) -> list[_Entry]:
         """Store one by one what the backend refused together; return what has to wait.
 
         What it refuses by itself (too large, say) becomes a failure that says so. When it refuses even that, it is the
@@ -340,14 +361,14 @@ class Settler:
             assert report is not None
             try:
                 try:
-                    self._write([self._record(entry)])
+                    self._write(outage, place, [self._record(entry)])
                 except BackendUnavailable:
                     raise
                 except BackendError as reason:
-                    self._write([self._record(entry, _unstorable(report, reason))])
+                    self._write(outage, place, [self._record(entry, _unstorable(report, reason))])
                     logger.exception("%s[%s]: its result was refused", entry.job.message.task, entry.job.message.id)
             except BackendError as worse:
-                self._backend.lost(worse)
+                outage.lost(worse)
                 return self._wait(entries[position:], notes)
             entry.stored = True
         return []
@@ -374,9 +395,8 @@ class Settler:
                     requeued.setdefault(delay, []).append(delivery)
                 case Rejected(reason):
                     buried.setdefault(reason, []).append(delivery)
-                case Failed(error, True):
-                    failure = Failure.of(error)
-                    buried.setdefault(f"failed: {failure.qualname}: {failure.text}", []).append(delivery)
+                case Failed(error, True, traceback):
+                    buried.setdefault(epitaph(Failure.of(error, traceback)), []).append(delivery)
                 case _:
                     done.append(delivery)
         # What was tried before may be settled already: then only the answer got lost.

@@ -19,6 +19,7 @@ from .arguments import Parameters
 from .canvas import Signature, steps
 from .context import DIRECTLY, TRACE_HEADERS, Context, current
 from .errors import MaxRetriesExceeded, Retry, TaskOptionError
+from .idempotency import check_one_queue, given_id
 from .message import Message
 from .options import (
     TASK_WORDS,
@@ -27,8 +28,10 @@ from .options import (
     check_send_options,
     check_task_options,
     instant,
+    kept_after_failure,
     one_of_many,
     positional,
+    time_limits,
 )
 from .report import progress
 from .result import AsyncResult
@@ -64,6 +67,10 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     track_started: bool
     dead_letter: bool
     max_deliveries: int
+    reject_on_worker_lost: bool
+    #: Seconds a run may take, or None.
+    time_limit: float | None
+    soft_time_limit: float | None
     #: Which arguments are not to be shown (`Parameters.marks`).
     sensitive: tuple[int | str, ...]
     policy: RetryPolicy
@@ -90,6 +97,7 @@ class Task(Generic[P, R]):
         self.name = given.pop("name", None) or getattr(type(self), "name", None) or task_name(named)
         self.options: dict[str, Any] = {**_class_options(type(self)), **given}
         check_task_options(self.options, self.name)
+        kept_after_failure(self.options, self.name)
         # Read once now, so that a bad retry option is an error at the declaration; the defaults come later.
         read_policy(self.options, default_max=3, default_delay=0, task=self.name)
         if "sensitive" in given:
@@ -142,6 +150,8 @@ class Task(Generic[P, R]):
         """
         if options.get("task_id") is not None:
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
+        if options.get("idempotency_key") is not None:
+            raise TaskOptionError(f"sending {self.name}: idempotency_key stands for one call; delay_many sends many")
         blank, fill = self._blank(options), self._fill
         messages = (fill(blank, options, *one_of_many(call, self.name)) for call in calls)
         if self.app.conf.task_always_eager:
@@ -205,10 +215,14 @@ class Task(Generic[P, R]):
         """Return the message of one call, its arguments checked against the signature."""
         if self._checked:
             self.parameters.check(args, kwargs)
+        if blank.idempotent:
+            id = given_id(self.name, options)
         message = _replace(blank, id=id or self.app.new_id(), args=args, kwargs=kwargs)
-        if message.queue or message.exchange:
-            return message
-        return self.app.routes.placed(message, options, self.resolved)
+        if not (message.queue or message.exchange):
+            message = self.app.routes.placed(message, options, self.resolved)
+        if blank.idempotent:
+            check_one_queue(message)
+        return message
 
     def _handle(self, sent: Message) -> AsyncResult[R]:
         return AsyncResult(
@@ -338,6 +352,7 @@ class Task(Generic[P, R]):
         conf = self.app.conf
         said = {**self.options, **self.app.annotations(self.name)}
         check_task_options(said, self.name)
+        hard, soft = time_limits(said, self.name, conf.task_time_limit, conf.task_soft_time_limit)
         expires = said.get("expires")
         return Resolved(
             queue=said.get("queue"),
@@ -354,8 +369,11 @@ class Task(Generic[P, R]):
             backend=said.get("backend") or "",
             store_errors=said.get("store_errors_even_if_ignored", conf.task_store_errors_even_if_ignored),
             track_started=said.get("track_started", conf.task_track_started),
-            dead_letter=said.get("dead_letter", False),
+            dead_letter=self._kept_after_failure(),
             max_deliveries=said.get("max_deliveries", conf.task_max_deliveries),
+            reject_on_worker_lost=said.get("reject_on_worker_lost", conf.task_reject_on_worker_lost),
+            time_limit=hard,
+            soft_time_limit=soft,
             sensitive=self.parameters.marks,
             policy=read_policy(
                 said,
@@ -364,6 +382,12 @@ class Task(Generic[P, R]):
                 task=self.name,
             ),
         )
+
+    def _kept_after_failure(self) -> bool:
+        for said in (self.app.annotations(self.name), self.options):
+            if (kept := kept_after_failure(said, self.name)) is not None:
+                return kept
+        return not self.app.conf.task_acks_on_failure
 
     def __repr__(self) -> str:
         return f"<task {self.name} of {self.app.name}>"
@@ -401,10 +425,16 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
     if ordered and key is None:
         raise TaskOptionError(f"sending {name}: ordered=True keeps the order of a key; say which, key=...")
     eta, expires, ignore = options.get("eta"), options.get("expires"), options.get("ignore_result")
+    if idempotent := options.get("idempotency_key") is not None:
+        # Whoever gets it a second time knows by the result that it is done.
+        ignore = False
     if eta is None and (countdown := options.get("countdown")) is not None:
         eta = countdown
     if expires is None and own is not None:
         expires = own.expires
+    hard, soft = time_limits(options, name)
+    if soft is not None and hard is None and own is not None:
+        time_limits(options, name, own.time_limit)
     return Message(
         id="",
         task=name,
@@ -423,8 +453,11 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
         sensitive=own.sensitive if own is not None else (),
         key=key,
         ordered=bool(ordered),
+        idempotent=idempotent,
         exchange=route.exchange,
         routing_key=route.routing_key,
+        time_limit=hard,
+        soft_time_limit=soft,
     )
 
 

@@ -94,8 +94,9 @@ class Triage:
         """Hand an unknown task back for as long as a deploy may take, then bury it."""
         grace = self.app.conf.task_unknown_grace
         pause = min(UNKNOWN_PAUSE, grace, self.app.broker.capabilities.max_delay)
-        # Without a pause not even a sender whose clock is ahead makes it circle.
-        if pause and self.app.clock.time() < message.created + grace:
+        # Counted by the times it was handed back, and not from when it was sent: that may be long ago, and by the clock
+        # of another host. Without a pause it is never handed back, or it would circle.
+        if pause and message.handed_back * pause < grace:
             return HandedBack(pause)
         hint = nearest(message.task, self.app.tasks)
         return Rejected(f"unknown task {message.task!r}: this worker has no task of that name{hint}")

@@ -1,11 +1,13 @@
 """The worker: the one loop that every broker shares. It borrows messages, has them run, and gives back what is left.
 
-source thread   receive -> unreadable? unknown? revoked? expired? poisoned? (triage.py) -> executors
-executors       threads for `def`, a loop for `async def` (executors/): execution.py runs one job
-settler thread  what came of it, written in batches (settle.py)
-keeper thread   leases renewed, revocations noticed (leases.py)
+source thread    receive -> unreadable? unknown? revoked? expired? poisoned? (triage.py) -> executors    source.py
+executors        threads, a loop, processes (executors/): execution.py runs one job                      crew.py
+settler thread   what came of it, written in batches                                                     settle.py
+keeper thread    leases renewed, revocations noticed                                                     leases.py
+deadline thread  time limits                                                                             deadlines.py
 
-Between them go only queues; each connection's verbs have one caller each; no lock is held across I/O.
+Between them go only queues; each connection's verbs have one caller each; no lock is held across I/O. Here they are
+put together, started and stopped.
 """
 
 from __future__ import annotations
@@ -13,45 +15,41 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 import threading
-from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import states
-from .broker import Consumer
+from .autoscale import Autoscaler, read_autoscale
 from .credit import Credit
-from .errors import (
-    BackendError,
-    BrokerError,
-    BrokerUnavailable,
-    ConfigurationError,
-)
-from .execution import Execution
-from .executors import Executor
-from .job import Ended, Job
+from .crew import Crew, lanes, released
+from .errors import BrokerError, ConfigurationError
+from .job import Job
 from .leases import Keeper
-from .message import Delivery, Message
-from .outcome import Expired, Rejected, Released, Revoked
-from .report import about, record
 from .settle import Settler
-from .triage import Triage, told
+from .source import Source
+from .trimming import Trimmer
 
 if TYPE_CHECKING:
     from .app import Dray
 
 logger = logging.getLogger("dray.worker")
 
-#: Seconds one `receive` waits; a stop is noticed within that.
-WAIT = 0.2
-#: Seconds between two tries to reconnect: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-#: Seconds in which nothing has ended, after which what waits for a slot is given back.
-SHARE_AFTER = 1.0
+#: Seconds within which the main thread hears a signal that came at an unlucky moment.
+HEARS = 0.5
 #: Seconds for settling what is left after the grace.
 LAST_WORDS = 3.0
+
+
+class Pulse(NamedTuple):
+    """When (monotonic) the threads of a worker last went round; None for one that is not there."""
+
+    #: At most about a second ago while all is well, or as long as the broker takes to answer.
+    source: float | None
+    #: At most about a second ago, or as long as the broker takes to answer.
+    keeper: float | None
+    #: Since when the broker has been away; None while it is there.
+    away_since: float | None
 
 
 class Worker:
@@ -68,6 +66,7 @@ class Worker:
         concurrency: int | None = None,
         async_concurrency: int | None = None,
         pool: str | None = None,
+        async_pool: str | None = None,
         name: str | None = None,
         burst: bool = False,
         lease: float | None = None,
@@ -77,20 +76,21 @@ class Worker:
         self.app = app
         self.name = (name or conf.worker_name or f"{app.name}-{os.getpid()}@%h").replace("%h", socket.gethostname())
         self.burst = burst
-        self.pool = pool or conf.worker_pool
-        self.concurrency = concurrency or conf.worker_concurrency or default_concurrency()
-        self.async_concurrency = async_concurrency or conf.worker_async_concurrency
         self.lease = lease or conf.worker_lease
         self.shutdown_timeout = conf.worker_shutdown_timeout if shutdown_timeout is None else shutdown_timeout
         self._chosen = [queues] if isinstance(queues, str) else list(queues) if queues else None
-        self._executor_class = app.plugins.find("executors", self.pool)
-        self._stopping = threading.Event()
-        self._hurry = threading.Event()
-        self._finished = threading.Event()
-        self._failure: BaseException | None = None
-        self._source: threading.Thread | None = None
-        #: How many deliveries have been taken in by this worker.
-        self.received = 0
+        self._lanes = lanes(app, pool, async_pool, concurrency, async_concurrency)
+        #: Called in each child of the pool once the app is loaded there: "module:function", and plain arguments.
+        self.prepare_child: tuple[str, tuple[Any, ...]] | None = None
+        if conf.worker_autoscale:
+            read_autoscale(conf.worker_autoscale)
+        self._stopping, self._hurry = threading.Event(), threading.Event()
+        self._source: Source | None = None
+        #: Held by whoever stops it: a second one waits for the first.
+        self._ending = threading.Lock()
+        #: True while `run` is going on: there is a thread that tasks can be run in.
+        self._serves = False
+        self._received = 0
 
     @property
     def queues(self) -> list[str]:
@@ -103,48 +103,121 @@ class Worker:
         named += [self.app.routes.queue_of(name, task.resolved) for name, task in sorted(self.app.tasks.items())]
         return list(dict.fromkeys(filter(None, named)))
 
+    @property
+    def pool(self) -> str:
+        """The name of what `def` tasks run on."""
+        return self._lanes["def"].pool
+
+    @property
+    def async_pool(self) -> str:
+        """The name of what `async def` tasks run on."""
+        return self._lanes.get("async", self._lanes["def"]).pool
+
+    @property
+    def concurrency(self) -> int:
+        """How many `def` tasks run at a time; of `async def` tasks too, where one pool runs both."""
+        return self._lanes["def"].slots
+
+    @property
+    def async_concurrency(self) -> int:
+        """How many `async def` tasks run at a time."""
+        return self._lanes.get("async", self._lanes["def"]).slots
+
+    # What it is doing. Any thread
+
+    @property
+    def received(self) -> int:
+        """How many deliveries have been taken in by this worker."""
+        return self._received + (self._source.received if self._source is not None else 0)
+
+    @property
+    def running(self) -> int:
+        """How many tasks are running at this moment."""
+        return len(self.running_jobs())
+
+    def jobs(self) -> list[Job]:
+        """Return what it holds at this moment: running, waiting for a slot, or not settled yet."""
+        # Other threads change the table meanwhile; copying a dict is one step that no other thread can enter.
+        return list(dict(self._jobs).values()) if self._source is not None else []
+
+    def running_jobs(self) -> list[Job]:
+        """Return what is running at this moment."""
+        return [job for job in self.jobs() if job.began and job.ran is None]
+
+    def pulse(self) -> Pulse:
+        """Return when its threads last gave a sign of life."""
+        source = self._source
+        if source is None:
+            return Pulse(None, None, None)
+        keeper = self._keeper
+        return Pulse(
+            source.looked if source.alive else None, keeper.looked if keeper.alive else None, source.away_since
+        )
+
+    def stacks(self) -> list[str]:
+        """Return what runs outside the threads of this process, as text: of each the task, and where it is."""
+        return self._crew.stacks() if self._source is not None else []
+
     # Life
 
     def start(self) -> Worker:
         """Connect and begin; return at once. Raises what connecting raises: a wrong URL is not a silent worker."""
         if self._source is not None:
             raise ConfigurationError("this worker is running already")
+        if self._lanes["def"].kind.needs_main_thread and not self._serves:
+            raise ConfigurationError(
+                f"the pool {self.pool!r} runs tasks in the thread that calls `run()`: use that, or pool='threads'"
+            )
         self.app.load_tasks()
         conf, queues = self.app.conf, self.queues
-        slots = {"def": self.concurrency, "async": self.async_concurrency}
-        for event in (self._stopping, self._hurry, self._finished):
+        for event in (self._stopping, self._hurry):
             event.clear()
-        self._failure = None
-        self._jobs: dict[Any, Job] = {}
-        #: Receipts of those jobs in the table that hold no credit any more.
-        self._making_room: set[Any] = set()
-        self._room, self._idle = threading.Event(), threading.Event()
-        #: When (monotonic) a job came or was settled last, and whether to give back what waits behind long tasks.
-        self._last_end = self.app.clock.monotonic()
-        self._shares = conf.worker_prefetch_multiplier is None
-        #: Since when (monotonic) the broker is away, and how long to wait before the next try.
-        self._away_since: float | None = None
-        self._pause = FIRST_PAUSE
-        self._credit = Credit(
-            slots,
+        jobs = self._jobs = dict[Any, Job]()
+        credit = Credit(
+            {kind: lane.slots for kind, lane in self._lanes.items()},
             queues,
             multiplier=conf.worker_prefetch_multiplier,
             caps=conf.worker_queue_concurrency,
             weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
             expected=self._expected(queues),
         )
-        self._consumer: Consumer = self.app.broker.consumer(queues, self.lease)
-        self._settler = Settler(self.app, lambda: self._consumer, self._settled, self._parked, self.lease)
-        self._execution = Execution(self.app, self.name, self._settler.note)
-        self._triage = Triage(self.app, self._execution)
-        self._executors: dict[str, Executor] = {}
-        self._keeper = Keeper(
-            self.app, self._jobs, self._settler.settling, lambda: self._consumer, self._interrupt, self.lease
+        # The parts know each other by what they call; each is made before the first of its calls can come.
+        self._settler = Settler(
+            self.app,
+            lambda: source.consumer,
+            lambda jobs: source.settled(jobs),
+            lambda jobs: source.parked(jobs),
+            self.lease,
         )
+        self._crew = crew = Crew(
+            self.app,
+            self.name,
+            self._lanes,
+            self.lease,
+            jobs,
+            self._settler.put,
+            self._settler.note,
+            lambda error: source.fail(error),
+            self.prepare_child,
+        )
+        source = Source(self.app, self.name, queues, credit, crew, jobs, crew.done, lease=self.lease, burst=self.burst)
+        self._credit = credit
+        self._trimmer = Trimmer(self.app, queues)
+        self._keeper = Keeper(
+            self.app, jobs, self._settler.settling, lambda: source.consumer, crew, self.lease, self._trimmer
+        )
+        self._autoscaler = Autoscaler(self, conf.worker_autoscale) if conf.worker_autoscale else None
+        try:
+            crew.start()
+            source.start()
+        except BaseException:
+            crew.stop()
+            raise
+        self._source = source
         self._settler.start()
         self._keeper.start()
-        self._source = threading.Thread(target=self._serve, name="dray-source", daemon=True)
-        self._source.start()
+        if self._autoscaler is not None:
+            self._autoscaler.start()
         self.app.notify("worker-online", worker=self.name, queues=queues)
         return self
 
@@ -153,32 +226,64 @@ class Worker:
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
+        if self._source is not None:
+            self._source.request_stop()
+
+    def pause(self) -> None:
+        """Take in nothing new until `resume`, and give back what has not begun. Safe in a signal handler."""
+        if self._source is not None:
+            self._source.paused.set()
+
+    def resume(self) -> None:
+        """Take in messages again. Safe in a signal handler."""
+        if self._source is not None:
+            self._source.go_on()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it takes in nothing new."""
+        return self._source is not None and self._source.paused.is_set()
+
+    def resize(self, concurrency: int) -> None:
+        """Run so many `def` tasks at a time from now on; what runs already goes on. Any thread, not a signal handler.
+
+        Raises `ConfigurationError` for less than 1, and for more than the pool can run.
+        """
+        self._lanes["def"] = self._lanes["def"].resized(concurrency)
+        if self._source is not None:
+            self._credit.resize("def", concurrency)
+            self._crew.resize("def", concurrency)
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop: give back at once what has not begun, let what runs finish for `timeout` seconds, give back the rest.
 
         Given back uncharged where the broker can do that. Safe twice; returns when everything is settled.
         """
-        source, self._source = self._source, None
         self._stopping.set()
-        if source is None:
-            return
+        with self._ending:
+            if self._source is not None:
+                self._end(self._source, self.shutdown_timeout if timeout is None else timeout)
+
+    def _end(self, source: Source, grace: float) -> None:
+        source.request_stop()
         self.app.notify("worker-stopping", worker=self.name)
+        if self._autoscaler is not None:
+            self._autoscaler.stop()
         source.join()
-        for executor in self._executors.values():
-            self._give_back(executor.drain())
-        self._wait_for_running(self.shutdown_timeout if timeout is None else timeout)
-        self._abandon_running()
+        self._give_back(self._crew.drain())
+        self._wait_for_running(source, grace)
+        self._abandon_running(source)
         # Everything has an outcome now. If the broker is away its leases run out, and others take over.
         if not self._settler.close(LAST_WORDS):
             logger.warning("stopped without settling %d message(s); they will be delivered again", len(self._jobs))
         self._keeper.stop()
-        for executor in self._executors.values():
-            executor.stop()
+        self._trimmer.stop()
+        self._crew.stop()
         try:
-            self._consumer.close()
+            source.consumer.close()
         except BrokerError as error:
             logger.warning("closing the consumer: %s", error)
+        self._received, self._source = self._received + source.received, None
         self.app.notify("worker-offline", worker=self.name)
 
     def run(self) -> None:
@@ -186,13 +291,36 @@ class Worker:
 
         Raises what made the worker itself fail, if anything did; never what a task raised.
         """
+        self._serves = True
         self.start()
+        source = self._source
+        assert source is not None
         try:
-            self._finished.wait()
+            if self._lanes["def"].kind.needs_main_thread:
+                self._lend_this_thread(source)
+            else:
+                # A signal that comes on the way into a wait wakes nobody: its handler runs when the wait is over.
+                while not source.finished.wait(HEARS):
+                    pass
         finally:
+            self._serves = False
             self.stop(0 if self._hurry.is_set() else None)
-        if self._failure is not None:
-            raise self._failure
+        if source.failure is not None:
+            raise source.failure
+
+    def _lend_this_thread(self, source: Source) -> None:
+        """Run tasks on this thread, while another one waits for the end and counts the grace."""
+        ended = threading.Event()
+
+        def end() -> None:
+            source.finished.wait()
+            try:
+                self.stop(0 if self._hurry.is_set() else None)
+            finally:
+                ended.set()
+
+        threading.Thread(target=end, name="dray-end", daemon=True).start()
+        self._crew.serve(ended)
 
     def run_until_idle(self) -> int:
         """Work in this process until nothing that is due is left; return how many deliveries were taken. For tests."""
@@ -216,288 +344,47 @@ class Worker:
         await asyncio.to_thread(self.stop)
 
     def _expected(self, queues: Sequence[str]) -> dict[str, str]:
-        """Return for each queue the one kind of task ("def" or "async") that it can be told beforehand to bring."""
+        """Return for each queue the one lane that it can be told beforehand to bring work for."""
         kinds: dict[str, set[str]] = {}
         for name, task in self.app.tasks.items():
             queue = self.app.routes.queue_of(name, task.resolved)
-            kinds.setdefault(queue, set()).add("async" if task.is_async else "def")
+            kinds.setdefault(queue, set()).add("async" if task.is_async and "async" in self._lanes else "def")
         every = set().union(*kinds.values())
         said = {queue: kinds.get(queue, every) for queue in queues}
         return {queue: next(iter(some)) for queue, some in said.items() if len(some) == 1}
-
-    @property
-    def running(self) -> int:
-        """How many tasks are running at this moment."""
-        return sum(1 for job in dict(self._jobs).values() if job.began and job.ran is None)
-
-    # The source thread
-
-    def _serve(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._share()
-                self._room.clear()
-                queues, limit = self._credit.allow()
-                if not queues:
-                    self._room.wait(WAIT)
-                elif not self._receive(queues, limit) and self.burst and not self._jobs:
-                    # Looked after the last job was settled, so whatever that sent is there already.
-                    break
-        except BaseException as error:
-            logger.exception("the worker fails")
-            self._failure = error
-        self._stopping.set()
-        self._finished.set()
-
-    def _receive(self, queues: Sequence[str], limit: int) -> bool:
-        """Borrow a batch and hand it on; return whether anything came. Survives any outage of the broker."""
-        quiet = not self._jobs
-        # Short beside the lease, because the loans are taken to have begun when we asked.
-        wait = 0.0 if self.burst else min(WAIT, self.lease / 8)
-        try:
-            if self._away_since is not None:
-                self.app.broker.open()
-                if not self._consumer.resume():
-                    self._consumer = self.app.broker.consumer(self.queues, self.lease)
-            asked = self.app.clock.monotonic()
-            limit = min(limit, self.app.broker.capabilities.max_receive_batch)
-            deliveries = self._consumer.receive(limit, wait, queues)
-        except BrokerError as error:
-            # A refusal too (a read-only disk, a right taken away) is something that people repair while we wait.
-            self._wait_for_broker(error)
-            return True
-        self._broker_is_there()
-        if not deliveries:
-            if self.burst and not quiet:
-                # A look that began while jobs were unsettled proves nothing. The bell was silenced before it, so
-                # whatever has been settled since ends this wait at once.
-                self._room.wait(WAIT)
-            return not quiet
-        self.received += len(deliveries)
-        # Counted from before the call: never later than what the broker counts from.
-        self._hand_on(deliveries, asked + self.lease)
-        return True
-
-    def _wait_for_broker(self, error: BrokerError) -> None:
-        """Say once that the broker is away; then wait before the next try, longer each time."""
-        if self._away_since is None:
-            self._away_since, self._pause = self.app.clock.monotonic(), FIRST_PAUSE
-            level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR
-            logger.log(level, "broker away: %s; trying to reconnect", error)
-            self.app.notify("broker-lost", worker=self.name, reason=str(error))
-        self.app.clock.wait(self._stopping, self._pause * random.uniform(0.5, 1.5))
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
-
-    def _broker_is_there(self) -> None:
-        """Say that the broker is back, if it was away. Only a receive proves it: connecting alone may be lazy."""
-        if self._away_since is not None:
-            away, self._away_since = self.app.clock.monotonic() - self._away_since, None
-            logger.info("broker back after %.1fs", away)
-            self.app.notify("broker-back", worker=self.name, away=away)
-
-    def _share(self) -> None:
-        """Give back what waits behind tasks that turned out to be long: another worker may have a slot for it.
-
-        The credit was given when tasks were short; nothing has ended since, so it could not learn better.
-        """
-        now = self.app.clock.monotonic()
-        if not self._jobs or now - self._last_end < SHARE_AFTER or not self._shares:
-            return
-        can = self.app.broker.capabilities
-        if can.delivery_count and not can.release_uncharged:
-            # Given back a few times, it would be buried without ever having begun.
-            return
-        self._last_end = now
-        for kind, executor in self._executors.items():
-            waiting = executor.drain()
-            if waiting:
-                self._credit.slower(kind, SHARE_AFTER)
-                self._give_back(waiting)
-
-    def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
-        # What has just come does not wait behind anything yet, however long nothing has ended.
-        self._last_end = self.app.clock.monotonic()
-        ready: dict[str, list[Job]] = {}
-        early: list[Job] = []
-        looked = [self._triage.look(delivery, lease_until) for delivery in deliveries]
-        for (queue, kind), count in Counter((job.delivery.queue, job.kind) for job, _ in looked).items():
-            self._credit.taken(queue, kind, count)
-        for job, outcome in looked:
-            self._jobs[job.delivery.receipt] = job
-            if outcome is not None:
-                self._settler.put(job, self._triage.unrun(job, outcome))
-            elif not job.task.resolved.acks_late:
-                early.append(job)
-            else:
-                ready.setdefault(job.kind, []).append(job)
-        for job in self._acked(early):
-            ready.setdefault(job.kind, []).append(job)
-        for kind, jobs in ready.items():
-            self._executor(kind).submit(jobs)
-
-    def _acked(self, jobs: Sequence[Job]) -> list[Job]:
-        """Ack jobs of at-most-once tasks before they begin; return those that may begin."""
-        if not jobs:
-            return []
-        self._remember([job.message for job in jobs if not job.message.ignore_result])
-        try:
-            lost = {delivery.receipt for delivery in self._consumer.ack([job.delivery for job in jobs])}
-        except BrokerError as error:
-            # Acked or not, nobody knows: at most once means that it must not run here now.
-            logger.warning("%d at-most-once task(s) given up, acking them first failed: %s", len(jobs), error)
-            lost = {job.delivery.receipt for job in jobs}
-        for job in jobs:
-            job.acked, job.lost = True, job.delivery.receipt in lost
-        self._settled([job for job in jobs if job.lost])
-        return [job for job in jobs if not job.lost]
-
-    def _remember(self, messages: Sequence[Message]) -> None:
-        """Store that these exist: once they are acked, the broker cannot tell a running task from an unknown id."""
-        records = [record(self.app, m.id, about(m, states.PENDING), 0, reply_to=m.reply_to) for m in messages]
-        try:
-            if records:
-                self.app.connections.store(records, self.app.conf.result_expires)
-        except BackendError as error:
-            logger.warning("%d task(s) run unknown to the result backend: %s", len(records), error)
-
-    # On the executors' threads, the settler's and the keeper's
-
-    def _run_job(self, job: Job) -> Ended:
-        if (refused := self._refused(job)) is not None:
-            return refused
-        try:
-            ended = self._execution.run(job)
-        except BaseException as error:
-            ended = self._survived(job, error)
-        job.ran = self.app.clock.monotonic() - job.began
-        return ended
-
-    async def _arun_job(self, job: Job) -> Ended:
-        if (refused := self._refused(job)) is not None:
-            return refused
-        try:
-            ended = await self._execution.arun(job)
-        except BaseException as error:
-            ended = self._survived(job, error)
-        job.ran = self.app.clock.monotonic() - job.began
-        return ended
-
-    def _survived(self, job: Job, error: BaseException) -> Ended:
-        """Say what becomes of a job whose run broke the promise never to raise: it costs one message, not a thread."""
-        if isinstance(error, asyncio.CancelledError) and (job.stopping or job.lost):
-            return Ended(Released())
-        if isinstance(error, asyncio.CancelledError) and job.cancelled:
-            return self._triage.unrun(job, Revoked("revoked while it ran"))
-        logger.error("%s[%s]: what it came to is lost", job.message.task, job.message.id, exc_info=error)
-        return self._triage.unrun(job, Rejected(f"it ran, and what it came to cannot be told: {told(error)}"))
-
-    def _refused(self, job: Job) -> Ended | None:
-        """Say once more, in the last moment, whether the job may begin; and note that it has."""
-        now, expires = self.app.clock.monotonic(), job.message.expires
-        if job.lost or job.stopping:
-            return _released(job)
-        if job.cancelled:
-            return self._triage.unrun(job, Revoked())
-        if expires is not None and expires <= self.app.clock.time():
-            return self._triage.unrun(job, Expired())
-        if not job.acked and job.lease_until - now < self.lease / 2 and self.app.broker.capabilities.lease:
-            # The process was frozen, or the keeper starved: before the job ends, someone else may have it.
-            return Ended(Released())
-        job.began = now
-        return None
-
-    def _done(self, job: Job, ended: Ended) -> None:
-        if job.delivery.receipt in self._jobs:
-            self._settler.put(job, ended)
-
-    def _settled(self, jobs: Sequence[Job]) -> None:
-        self._last_end = self.app.clock.monotonic()
-        for job in jobs:
-            receipt = job.delivery.receipt
-            if self._jobs.pop(receipt, None) is None:
-                continue
-            if receipt in self._making_room:
-                self._making_room.discard(receipt)
-            else:
-                self._credit.ended(job.delivery.queue, job.kind, job.ran)
-        self._room.set()
-        if not self._jobs:
-            self._idle.set()
-
-    def _parked(self, jobs: Sequence[Job]) -> None:
-        """Make room for other work: these have ended, but cannot be settled while the result backend is away."""
-        for job in jobs:
-            self._making_room.add(job.delivery.receipt)
-            self._credit.ended(job.delivery.queue, job.kind, job.ran)
-        self._room.set()
-
-    def _interrupt(self, job: Job) -> None:
-        executor = self._executors.get(job.kind)
-        if executor is not None:
-            executor.cancel(job)
-
-    def _executor(self, kind: str) -> Executor:
-        """Return the executor for `def` or `async def` tasks, started when its first job comes."""
-        found = self._executors.get(kind)
-        if found is None:
-            if kind == "async":
-                found = self.app.plugins.find("executors", "loop")(self.async_concurrency)
-                found.start(self._arun_job, self._done)
-            else:
-                found = self._executor_class(self.concurrency)
-                found.start(self._run_job, self._done)
-            self._executors[kind] = found
-        return found
 
     # The end
 
     def _give_back(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._done(job, _released(job))
+            self._crew.done(job, released(job))
 
-    def _wait_for_running(self, seconds: float, hurrying: bool = False) -> None:
+    def _wait_for_running(self, source: Source, seconds: float, hurrying: bool = False) -> None:
         """Wait until nothing is held any more, the time is over, or a second request says to hurry."""
         clock = self.app.clock
         end = clock.monotonic() + seconds
         while (hurrying or not self._hurry.is_set()) and (left := end - clock.monotonic()) > 0:
             # The table has the say, for the event may still be set from before the last jobs came.
-            self._idle.clear()
+            source.idle.clear()
             if not self._jobs:
                 return
-            clock.wait(self._idle, min(left, 0.1))
+            clock.wait(source.idle, min(left, 0.1))
 
-    def _abandon_running(self) -> None:
-        """Give up what still runs: coroutines are cancelled; threads cannot be, their jobs are just given back."""
-        left = list(dict(self._jobs).values())
+    def _abandon_running(self, source: Source) -> None:
+        """Give up what still runs: coroutines are cancelled, processes killed; threads cannot be, and go on unheard."""
+        left = [job for job in self.jobs() if not job.closed]
         for job in left:
             job.stopping = True
-            self._interrupt(job)
         stuck = [job for job in left if job.began and job.ran is None]
         if stuck:
             names = ", ".join(f"{job.message.task}[{job.message.id}]" for job in stuck[:5])
             logger.warning("%d task(s) did not end in time and are given back: %s", len(stuck), names)
-        self._give_back([job for job in stuck if not job.task.is_async and not job.acked])
-        if any(job.task.is_async for job in stuck):
+        ending = [job for job in stuck if self._crew.end_for_stop(job)]
+        self._give_back([job for job in stuck if job not in ending and not job.acked])
+        if ending:
             # A cancelled coroutine gets the chance to clean up; what came of it is settled as usual.
-            self._wait_for_running(LAST_WORDS, hurrying=True)
-            self._give_back([job for job in stuck if job.task.is_async and job.ran is None and not job.acked])
+            self._wait_for_running(source, LAST_WORDS, hurrying=True)
+            self._give_back([job for job in ending if job.ran is None and not job.acked])
 
     def __repr__(self) -> str:
         return f"<Worker {self.name}>"
-
-
-def _released(job: Job) -> Ended:
-    if not job.acked or job.began:
-        return Ended(Released())
-    # What was acked before it began has left the broker: only sending it again keeps it from being lost. As another
-    # attempt, for this one is remembered as done.
-    return Ended(Released(), None, (job.message.but(handed_back=job.message.handed_back + 1),))
-
-
-def default_concurrency() -> int:
-    """Return how many threads to use when nobody says: one for each processor this process may use, at least four."""
-    try:
-        processors = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        processors = os.cpu_count() or 1
-    return max(4, processors)

@@ -22,12 +22,15 @@ EMPTY = {"ready": 0, "delayed": 0, "leased": 0, "dead": 0}
 class WorkerProcess:
     """One `dray worker` process; what it says goes to a file."""
 
+    #: The module of the app, and the folder it is in.
+    app, home = "faulty_shop", HERE
+
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dray", "-A", "faulty_shop", "worker", *arguments],
-                cwd=HERE,
+                [sys.executable, "-m", "dray", "-A", self.app, "worker", *arguments],
+                cwd=self.home,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

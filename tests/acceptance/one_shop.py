@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from dray import Dray, Reject
+from dray import Dray, Reject, SoftTimeLimitExceeded
 from dray.testing.faults import ExecutionLedger
 
 app = Dray("one_shop")
@@ -81,6 +81,34 @@ def slowly(self: Any) -> str:
     while not (folder / "go").exists():
         never.wait(0.02)
     return "there"
+
+
+def rest(seconds: float) -> None:
+    """Do nothing, in steps small enough that a thread can be interrupted between them."""
+    end, never = app.clock.monotonic() + seconds, threading.Event()
+    while app.clock.monotonic() < end:
+        never.wait(0.02)
+
+
+@app.task
+def asleep(who: str) -> None:
+    ledger.record(f"asleep:{who}")
+    rest(60)
+
+
+@app.task
+async def aasleep(who: str) -> None:
+    ledger.record(f"aasleep:{who}")
+    await asyncio.sleep(60)
+
+
+@app.task(soft_time_limit=0.3)
+def careful() -> str:
+    try:
+        rest(60)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+    return "slept through"
 
 
 @app.task

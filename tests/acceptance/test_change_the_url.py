@@ -1,4 +1,4 @@
-"""One application on seven brokers: the URL changes, and nothing that anybody can see does."""
+"""One application on seven brokers and two pools: the URL changes, and nothing that anybody can see does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from dray import AsyncResult, Dray, TaskRevoked
+from dray import AsyncResult, Dray, TaskRevoked, TimeLimitExceeded
 from dray.testing.faults import ExecutionLedger, wait_until
 
 HERE = Path(__file__).parent
@@ -34,7 +34,8 @@ BIG = 200_000
 class Shop:
     """The application in a worker process, and a sender that knows its tasks by name."""
 
-    def __init__(self, folder: Path, broker_url: str) -> None:
+    def __init__(self, folder: Path, broker_url: str, pool: str) -> None:
+        self.pool = pool
         self.ledger = ExecutionLedger(folder / "ledger.txt")
         self.folder = folder
         self.queue = f"shop-{uuid4().hex[:8]}"
@@ -43,6 +44,7 @@ class Shop:
             "broker_url": broker_url,
             "result_backend": f"sqlite:///{folder}/results.db",
             "task_default_queue": self.queue,
+            "task_unknown_grace": "5s",
         }
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("DRAY_")},
@@ -58,7 +60,7 @@ class Shop:
     def start(self) -> None:
         with (self.folder / "worker.log").open("ab") as log:
             self._worker = subprocess.Popen(
-                [sys.executable, "-m", "dray", "-A", "one_shop", "worker", "-c", "1", "-l", "info"],
+                [sys.executable, "-m", "dray", "-A", "one_shop", "worker", "-c", "1", "-P", self.pool, "-l", "info"],
                 cwd=HERE,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -88,10 +90,11 @@ class Shop:
         self.app.close()
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=[(place, pool) for place in PLACES for pool in ("threads", "processes")], ids="-".join)
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    fixture, url = PLACES[request.param]
-    made = Shop(tmp_path, url(request.getfixturevalue(fixture)))
+    place, pool = request.param
+    fixture, url = PLACES[place]
+    made = Shop(tmp_path, url(request.getfixturevalue(fixture)), pool)
     yield made
     made.close()
 
@@ -102,7 +105,7 @@ def dead(shop: Shop) -> dict[str, str]:
 
 
 @pytest.mark.timeout(300)
-def test_one_program_does_the_same_wherever_its_messages_wait(shop: Shop) -> None:
+def test_one_program_does_the_same_wherever_its_messages_wait_and_whatever_runs_it(shop: Shop) -> None:
     # Before there is a worker: three of each priority, something delayed, something revoked, something too late.
     for n in range(3):
         for priority in (0, 9, 4):
@@ -157,6 +160,23 @@ def test_one_program_does_the_same_wherever_its_messages_wait(shop: Shop) -> Non
     wait_until(lambda: expired.state == "EXPIRED", timeout=30)
     assert not {"add:1+1", "add:2+2", "add:3+3"} & set(shop.ran("add"))
 
+    # Limits, and tasks that are ended from far away while they run.
+    assert shop.send("careful").get(timeout=30) == "cleaned up"
+    for word in ("asleep", "aasleep"):
+        with pytest.raises(TimeLimitExceeded, match=r"time_limit of 0\.4 s"):
+            shop.send(word, "limited", time_limit=0.4).get(timeout=30)
+        running = shop.send(word, "revoked")
+        wait_until(lambda word=word: f"{word}:revoked" in shop.ran(word), timeout=30)  # type: ignore[misc]
+        running.revoke(terminate=True)
+        with pytest.raises(TaskRevoked):
+            running.get(timeout=30)
+    assert shop.send("add", 5, 5).get(timeout=30) == 10
+
+    # Sent twice with one key, it runs once.
+    twice = [shop.send("add", 6, 6, idempotency_key="six"), shop.send("add", 6, 6, idempotency_key="six")]
+    assert [result.get(timeout=30) for result in twice] == [12, 12]
+    assert shop.send("add", 6, 6, idempotency_key="six").get(timeout=30) == 12
+
     # Dead letters: kept with their reason, discarded, replayed.
     kept, thrown, unknown = shop.send("refuse", "a"), shop.send("refuse", "b"), shop.send("unheard_of")
     wait_until(lambda: {kept.state, thrown.state, unknown.state} == {"REJECTED"}, timeout=30)
@@ -173,4 +193,5 @@ def test_one_program_does_the_same_wherever_its_messages_wait(shop: Shop) -> Non
     # Nothing is left, and it stops within its grace.
     wait_until(lambda: not any(shop.app.broker.sizes([shop.queue])[shop.queue].values()), timeout=30, look=0.2)
     assert shop.stop() == 0
+    assert shop.ran("add").count("add:6+6") == 1
     assert shop.ran("refuse") == ["refuse:a", "refuse:b", "refuse:a"]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,131 +12,15 @@ import pytest
 from dray import AsyncResult, Dray
 from dray.cli.exits import INTERRUPTED
 
-#: Longest time (seconds) that anything here may take on a slow machine.
-PATIENCE = 60.0
-
-SHOP = """
-import asyncio, pathlib, time
-from dray import Dray
-
-app = Dray("shop")
-
-@app.task
-def add(x: int, y: int) -> int:
-    return x + y
-
-@app.task
-def boom() -> None:
-    raise ValueError("no such size")
-
-@app.task
-def held(gate: str) -> str:
-    while not pathlib.Path(gate).exists():
-        time.sleep(0.01)
-    return "let go"
-
-@app.task
-async def aheld(gate: str) -> str:
-    while not pathlib.Path(gate).exists():
-        await asyncio.sleep(0.01)
-    return "let go"
-"""
-
-#: A broker that is away until a file exists, and is then an ordinary one in a file.
-LATE = """
-import pathlib
-from dray import BrokerUnavailable, hookimpl
-from dray_brokers.sqlite import SqliteBroker
-from shop import app
-
-class LateBroker(SqliteBroker):
-    def open(self):
-        if not pathlib.Path("up").exists():
-            raise BrokerUnavailable(f"{self.url} does not answer")
-        super().open()
-
-class Plugin:
-    @hookimpl
-    def register_brokers(self, register):
-        register("late", LateBroker)
-
-app.plugins.register(Plugin())
-"""
-
-
-class Process:
-    """A `dray` command that runs; its stderr is read as it comes."""
-
-    def __init__(self, cwd: Path, env: dict[str, str], *args: str) -> None:
-        self.lines: list[str] = []
-        self._more = threading.Condition()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dray", *args], cwd=cwd, env=env, text=True, stderr=subprocess.PIPE
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def wait_for(self, text: str) -> str:
-        """Return the first line that contains `text`, once it has come."""
-        deadline = time.monotonic() + PATIENCE
-        with self._more:
-            while not (found := [line for line in self.lines if text in line]):
-                left = deadline - time.monotonic()
-                assert left > 0 and self._reader.is_alive(), f"no {text!r} in:\n{self.output}"
-                self._more.wait(min(left, 1.0))
-        return found[0]
-
-    def send(self, number: int) -> None:
-        self._process.send_signal(number)
-
-    def ended(self) -> int:
-        """Wait for its end and return its exit code."""
-        code = self._process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return code
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
-    def close(self) -> None:
-        """End it, however it is."""
-        self._process.kill()
-        self._process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            with self._more:
-                self.lines.append(line)
-                self._more.notify_all()
-        with self._more:
-            self._more.notify_all()
-
-
-Start = Callable[..., Process]
+from .commands import LATE, PATIENCE, Commands, Start, commands_in
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path) -> Iterator[Commands]:
     """`start("-A", "shop", "worker")`: that command, in a directory with an app and a queue in a file."""
-    (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "late.py").write_text(LATE)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("DRAY_")}
-    url = f"sqlite:///{tmp_path}/tasks.db"
-    env |= {"DRAY_CONFIG": "", "DRAY_BROKER_URL": url, "DRAY_RESULT_BACKEND": url}
-    made: list[Process] = []
-
-    def start(*args: str) -> Process:
-        made.append(Process(tmp_path, env, *args))
-        return made[-1]
-
-    yield start
-    for process in made:
-        process.close()
+    with commands_in(tmp_path) as commands:
+        yield commands
 
 
 @pytest.fixture

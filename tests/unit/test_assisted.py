@@ -824,7 +824,7 @@ def test_what_was_acked_first_and_not_begun_is_not_taken_for_done(app: Dray, pla
 def test_what_waits_behind_a_long_task_stays_where_giving_back_is_counted(
     app: Dray, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dray.worker.SHARE_AFTER", 0.05)
+    monkeypatch.setattr("dray.source.SHARE_AFTER", 0.05)
     # A copy would not keep the order, so that what is given back is counted.
     places.transport.capabilities = msgspec.structs.replace(places.transport.capabilities, fifo=True)
     go, worker = threading.Event(), app.worker(concurrency=1)
@@ -842,7 +842,7 @@ def test_what_waits_behind_a_long_task_stays_where_giving_back_is_counted(
         work.delay_many([(True,), *[(False,)] * 10])
         wait_until(lambda: worker.received >= 22)
         # Long enough for it to be given back, if it were.
-        wait_until(lambda: places.transport.clock.monotonic() - worker._last_end > 0.3)
+        wait_until(lambda: places.transport.clock.monotonic() - worker._source._last_end > 0.3)
         go.set()
         wait_until(lambda: not any(places.transport.sizes(["default"])["default"].values()))
     assert worker.received == 31

@@ -79,7 +79,7 @@ def test_every_field_has_its_short_name() -> None:
         root_id="r", parent_id="p", content_type="application/x-msgpack", content_encoding="zstd", ignore_result=True,
         link=(step,), link_error=(Step(task="e", payload=b"", link=(step,)),), headers={"h": [1, None]}, origin="1@h",
         key="c-7", ordered=True, exchange="e", routing_key="a.b", reply_to="r", sensitive=(1, "pin"),
-        payload=b"\x00\xff",
+        idempotent=True, time_limit=6.0, soft_time_limit=7.0, payload=b"\x00\xff",
     )  # fmt: skip
     written = {"t": "s", "b": b"x", "ct": "a/b", "ce": "gzip", "im": True, "o": {"queue": "z"}, "se": ["pin"]}
     assert parts(pack(full))[2] == {
@@ -87,6 +87,7 @@ def test_every_field_has_its_short_name() -> None:
         "ct": "application/x-msgpack", "ce": "zstd", "ir": True, "l": [written],
         "le": [{"t": "e", "b": b"", "l": [written]}], "h": {"h": [1, None]}, "og": "1@h",
         "k": "c-7", "ko": True, "ex": "e", "rk": "a.b", "rt": "r", "se": [1, "pin"],
+        "ik": True, "tl": 6.0, "sl": 7.0,
     }  # fmt: skip
     assert unpack(pack(full)) == full
     travelling = {field.encode_name for field in msgspec.structs.fields(Message)} - {"-args", "-kwargs", "-payload"}
@@ -377,6 +378,7 @@ messages = st.builds(
     exchange=text,
     routing_key=text,
     reply_to=text,
+    idempotent=st.booleans(),
     sensitive=st.lists(text | st.integers(0, 9), max_size=2).map(tuple),
     payload=st.binary(max_size=200),
 )

@@ -50,6 +50,9 @@ def something_else(row: Row) -> str:
         "task_publish_retry_policy": '{"max_retries": 7}',
         "plugin_choices": '{"brokers.nats": "acme-nats/nats"}',
         "timezone": "Asia/Tokyo",
+        "MAX,MIN": "10,3",
+        "'fork' or 'forkserver' or 'spawn'": "spawn",
+        "worker_max_memory_per_child": "500000000",
     }
     table = '{"a": 5}' if "whole number" in row.type else '{"a": "b"}'
     fitting = table if row.type.startswith("table") else "7"
@@ -90,7 +93,7 @@ def test_a_url_may_be_kept_in_a_file(tmp_path: Path) -> None:
         ("DRAY_BROKER", "did you mean DRAY_BROKER_URL?"),
         ("DRAY_TASK_SERIALISER", "did you mean DRAY_TASK_SERIALIZER?"),
         ("DRAY_CONCURRENCY", "did you mean DRAY_WORKER_CONCURRENCY?"),
-        ("DRAY_TASK_TIME_LIMIT", "there is no pool of processes yet"),
+        ("DRAY_WORKER_LOST_WAIT", "is noticed at once"),
     ],
 )
 def test_a_misspelt_variable_is_an_error_with_the_right_spelling(variable: str, said: str, tmp_path: Path) -> None:
@@ -324,7 +327,7 @@ def test_a_path_that_leads_nowhere_says_where_it_ends(path: str, said: str, modu
         ({"anything": "x"}, "", "'anything' is not a setting"),
         ({"DRAY_ANYTHING": "x"}, "DRAY", "'DRAY_ANYTHING' is not a setting"),
         (types.SimpleNamespace(task_qeues=[]), "", "'task_qeues' is not a setting; did you mean 'task_queues'"),
-        (types.SimpleNamespace(task_time_limit=5), "", "there is no pool of processes yet"),
+        (types.SimpleNamespace(worker_lost_wait=5), "", "is noticed at once"),
         (types.SimpleNamespace(CELERY_BROKER_URL="x"), "", "say namespace='CELERY'"),
         (types.SimpleNamespace(beat_schedule={}), "", "no scheduler"),
     ],

@@ -13,13 +13,13 @@ CORE = ROOT / "core" / "dray"
 
 FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
-    "ports": "broker relay backend serializer compressor seal middleware hookspecs executors",
+    "ports": "interrupts broker relay backend serializer compressor seal middleware hookspecs executors",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
-    "queues routers ids retries codec foreign sealing arguments labels sub_queues assisted assisted_consumer failover "
-    "transactions",
-    "sending": "options routes context redaction canvas report result task connections sender followups job execution "
-    "shared app",
-    "running": "credit triage settle leases worker",
+    "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
+    "assisted_consumer failover transactions processors revocations",
+    "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections sender "
+    "followups job execution shared app",
+    "running": "credit triage deadlines crew processes source autoscale recognition trimming settle leases worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)

@@ -453,7 +453,7 @@ def test_at_the_end_the_failure_is_stored_on_failure_called_and_the_message_kept
     assert told == [("OSError('no')", result.id)]
     with pytest.raises(OSError, match="no"):
         result.get()
-    (letter,) = dray_app.broker.dead("default", 10)
+    (letter,) = dray_app.dead_letters.find()
     assert (letter.id, letter.reason) == (result.id, "failed: OSError: no")
 
 

@@ -196,7 +196,12 @@ def test_a_public_key_opens_and_cannot_seal() -> None:
         (Ed25519, pem(ed25519.Ed25519PrivateKey.generate(), b"password"), "no Ed25519 key in PEM without a password"),
         (Ed25519, PRIVATE[:60], "no Ed25519 key"),
     ],
-)
+    # Named: keys are drawn anew in every process, and tests that go side by side are told apart by their names.
+    ids=[
+        "short for hmac", "short for aes-gcm", "a private key for hmac", "a public key for aes-gcm", "a text",
+        "a private key of another kind", "a public key of another kind", "a key with a password", "half a key",
+    ],
+)  # fmt: skip
 def test_a_secret_that_cannot_be_used_is_refused_and_not_repeated(kind: type[Any], secret: str, complaint: str) -> None:
     with pytest.raises(SettingError) as caught:
         kind(secret)

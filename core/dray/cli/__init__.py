@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "results": ("Look after what is kept", "results", "Delete results whose time is up."),
     "setup": ("Look after what is kept", "setup", "Create queues and tables, for those who may not."),
     "doctor": ("Find out", "doctor", "Check that everything works, and what this broker can do."),
+    "healthcheck": ("Find out", "healthcheck", "Say whether the worker on this machine is well."),
     "settings": ("Find out", "settings", "Show the settings, and where they come from."),
     "plugins": ("Find out", "plugins", "Show what is plugged in, or write a new plugin."),
 }

@@ -30,7 +30,7 @@ def show_banner(worker: Worker, *, place: str, own_log: bool) -> None:
         ("broker", _broker(app)),
         ("results", _results(app)),
         ("queues", _queues(worker)),
-        ("pool", f"{worker.pool}: {worker.concurrency} at once; async: {worker.async_concurrency} at once"),
+        ("pool", _pool(worker)),
         ("tasks", _tasks(app)),
         ("plugins", _plugins(app)),
         ("log", "" if own_log else "as the app has set it up; -l or --json take over"),
@@ -60,6 +60,15 @@ def _queues(worker: Worker) -> str:
         weights = worker.app.conf.worker_queue_weights
         return ", ".join(f"{name} (x{weights.get(name, 1)})" for name in worker.queues)
     return " > ".join(worker.queues)
+
+
+def _pool(worker: Worker) -> str:
+    scale = worker.app.conf.worker_autoscale
+    slots = f"{scale[1]} to {scale[0]}" if scale else str(worker.concurrency)
+    if worker.async_pool == worker.pool:
+        return f"{worker.pool}: {slots} at once, `def` and `async def`"
+    where = "" if worker.async_pool == "loop" else f" ({worker.async_pool})"
+    return f"{worker.pool}: {slots} at once; async{where}: {worker.async_concurrency} at once"
 
 
 def _tasks(app: Dray) -> Cell:

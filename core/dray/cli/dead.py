@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import ConfigurationError, NotSupported
-from ..message import Message, Waiting
-from ..redaction import visible_arguments
 from .command import command, group, option
-from .durations import age, iso, moment
+from .dead_edit import edit
+from .dead_facts import facts, lines
+from .durations import age
 from .exits import Stop
-from .option_values import names
-from .queues import known_queues, message_of, task_of
-from .result import plain
+from .option_values import names, seconds
+from .queues import known_queues, task_of
 from .session import Session
-from .tables import Cell, Styled, show_facts, show_json, show_table
+from .tables import show_facts, show_json, show_table
 
 if TYPE_CHECKING:
     from ..app import Dray
+    from ..dead_letters import DeadLetter
 
-#: How many letters are moved at once, and how many are looked at where the broker cannot count them.
-BATCH, UNCOUNTED = 500, 10_000
-#: Longest text (characters) of one argument.
-LONGEST = 200
+#: Seconds in the units of a rate.
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @group(
@@ -38,7 +36,20 @@ LONGEST = 200
     ],
 )
 def dead() -> None:
-    """Show, replay or delete the dead letters: messages that could not be run, kept with the reason."""
+    """Show, replay, edit or delete the dead letters: messages that could not be run, kept with the reason."""
+
+
+dead.add_command(edit)
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Read how many a second: "10/s", "100/m", "1000/h", or a number."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([smh]))?", value.strip())
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{value!r} is no rate; write 10/s, 100/m or 1000/h")
+    return float(found[1]) / _UNITS[found[2] or "s"]
 
 
 _queues = option(
@@ -46,6 +57,20 @@ _queues = option(
 )
 _all = option("--all", "every", is_flag=True, help="All of them, instead of IDs.")
 _json = option("--json", "as_json", is_flag=True, help="Print JSON.")
+#: Which of them; the words of `dray.dead_letters.Which`.
+_FILTERS = (
+    option("--task", metavar="NAME", help="Only those of this task, or of tasks that a pattern fits: 'shop.*'."),
+    option("--reason", metavar="TEXT", help="Only those in whose reason this text stands."),
+    option("--older-than", metavar="SECONDS", callback=seconds, help="Only those buried longer ago: 90, 5m, 7d."),
+    option("--younger-than", metavar="SECONDS", callback=seconds, help="Only those buried since then: 90, 5m, 7d."),
+    option("--max-deliveries", metavar="N", type=click.IntRange(min=0), help="Only those delivered N times at most."),
+)
+
+
+def _filters(function: Any) -> Any:
+    for each in reversed(_FILTERS):
+        function = each(function)
+    return function
 
 
 def _subcommand(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
@@ -57,20 +82,27 @@ def _subcommand(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], 
     return add
 
 
-@_subcommand("list", examples=[("dray dead list -Q default -n 5", "the five oldest of one queue")])
+@_subcommand(
+    "list",
+    examples=[
+        ("dray dead list -Q default -n 5", "the five oldest of one queue"),
+        ("dray dead list --task 'shop.*' --younger-than 1h", "what the last hour has brought of some tasks"),
+    ],
+)
 @_queues
+@_filters
 @option(
     "-n", "--limit", metavar="N", type=click.IntRange(min=1), default=50, help="How many at most.", default_text="50"
 )
 @_json
 @click.pass_obj
-def list_letters(session: Session, queues: list[str], limit: int, as_json: bool) -> None:
+def list_letters(session: Session, /, queues: list[str], limit: int, as_json: bool, **which: Any) -> None:
     """List dead letters, the oldest of each queue first."""
     app = session.app
-    found = [letter for queue in _chosen(app, queues) for letter in app.broker.dead(queue, limit)]
+    found = app.dead_letters.find(queues=_chosen(app, queues), limit=limit + 1, **which)
     shown = found[:limit]
     if as_json:
-        show_json({"dead": [_facts(letter, message_of(app, letter)) for letter in shown]})
+        show_json({"dead": [facts(letter) for letter in shown]})
         return
     if not shown:
         click.echo("No dead letters.")
@@ -78,7 +110,7 @@ def list_letters(session: Session, queues: list[str], limit: int, as_json: bool)
     show_table(
         ["id", "queue", "task", "age", "reason"],
         [
-            [letter.id, letter.queue, task_of(message_of(app, letter)), age(letter.buried), letter.reason]
+            [letter.id, letter.queue, task_of(letter.message), age(letter.letter.buried), letter.reason]
             for letter in shown
         ],
         right=["age"],
@@ -93,21 +125,20 @@ def list_letters(session: Session, queues: list[str], limit: int, as_json: bool)
 @_json
 @click.pass_obj
 def show(session: Session, ids: tuple[str, ...], queues: list[str], as_json: bool) -> None:
-    """Show everything about dead letters: reason, task, arguments, deliveries, sizes.
+    """Show everything about dead letters: reason and traceback, task, arguments, headers, counters, times, sizes.
 
     Sensitive arguments are not shown, nor those that a plugin redacts. Nothing is decoded that `accept_content` does
     not allow.
     """
     app = session.app_with_tasks()
-    letters = [letter for _, found in _by_id(app, ids, queues) for letter in found]
-    details = [(letter, message_of(app, letter)) for letter in letters]
+    letters = _by_id(app, ids, queues)
     if as_json:
-        show_json({"dead": [{**_facts(one, m), "arguments": _arguments(app, m)} for one, m in details]})
+        show_json({"dead": [facts(letter, app) for letter in letters]})
         return
-    for n, (letter, message) in enumerate(details):
+    for n, letter in enumerate(letters):
         if n:
             click.echo()
-        show_facts(_lines(app, letter, message))
+        show_facts(lines(app, letter))
 
 
 @_subcommand(
@@ -115,20 +146,34 @@ def show(session: Session, ids: tuple[str, ...], queues: list[str], as_json: boo
     examples=[
         ("dray dead replay ID1 ID2", "these two"),
         ("dray dead replay --all -Q default", "all of one queue"),
+        ("dray dead replay --task shop.charge --reason Timeout --rate 10/s", "what the bank's outage left, gently"),
     ],
 )
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @_queues
 @_all
+@_filters
+@option("--rate", metavar="N/s", callback=_rate, help="So many at most: 10/s, 100/m, 1000/h.", default_text="at once")
 @_json
 @click.pass_obj
-def replay(session: Session, ids: tuple[str, ...], queues: list[str], every: bool, as_json: bool) -> None:
-    """Put dead letters back into their queues, as if never delivered. Their state is PENDING again."""
+def replay(
+    session: Session,
+    /,
+    ids: tuple[str, ...],
+    queues: list[str],
+    every: bool,
+    rate: float | None,
+    as_json: bool,
+    **which: Any,
+) -> None:
+    """Put dead letters back into their queues, as if never delivered. Their state is PENDING again.
+
+    Without IDs: all that fit the filters, or --all. Stopped in the middle, what is replayed is replayed and the rest is
+    still dead.
+    """
     app = session.app
-    moved: dict[str, int] = {}
-    for queue, some in _selected(app, ids, queues, every):
-        moved[queue] = moved.get(queue, 0) + app.sender.replay(queue, some)
-    _tell(moved, "replayed", as_json)
+    wanted, chosen = _selected(app, ids, queues, every, which)
+    _tell(app.dead_letters.replay(wanted, chosen, rate=rate, **which), "replayed", as_json)
 
 
 @_subcommand(
@@ -136,24 +181,36 @@ def replay(session: Session, ids: tuple[str, ...], queues: list[str], every: boo
     examples=[
         ("dray dead purge ID", "one"),
         ("dray dead purge --all -Q default", "all of one queue; asks first"),
+        ("dray dead purge --older-than 30d", "what nobody has missed for a month"),
     ],
 )
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @_queues
 @_all
+@_filters
 @option("-f", "--force", is_flag=True, help="Do not ask.")
 @_json
 @click.pass_obj
-def purge(session: Session, ids: tuple[str, ...], queues: list[str], every: bool, force: bool, as_json: bool) -> None:
-    """Delete dead letters for good."""
+def purge(
+    session: Session,
+    /,
+    ids: tuple[str, ...],
+    queues: list[str],
+    every: bool,
+    force: bool,
+    as_json: bool,
+    **which: Any,
+) -> None:
+    """Delete dead letters for good: those with the IDs, all that fit the filters, or --all."""
     app = session.app
+    wanted, chosen = _selected(app, ids, queues, every, which)
     if not force:
-        what = f"{len(ids)} dead letter(s)" if ids else f"all dead letters of {', '.join(queues) or 'all queues'}"
+        fitting = " that fit" if any(value is not None for value in which.values()) else ""
+        what = (
+            f"{len(ids)} dead letter(s)" if ids else f"all dead letters{fitting} of {', '.join(queues) or 'all queues'}"
+        )
         click.confirm(f"Delete {what} on {app.broker.url}?", abort=True, err=True)
-    gone: dict[str, int] = {}
-    for queue, some in _selected(app, ids, queues, every):
-        gone[queue] = gone.get(queue, 0) + app.broker.discard(queue, some)
-    _tell(gone, "deleted", as_json)
+    _tell(app.dead_letters.purge(wanted, chosen, **which), "deleted", as_json)
 
 
 def _chosen(app: Dray, queues: Sequence[str]) -> list[str]:
@@ -169,32 +226,29 @@ def _chosen(app: Dray, queues: Sequence[str]) -> list[str]:
     return known_queues(app)
 
 
-def _selected(app: Dray, ids: Sequence[str], queues: Sequence[str], every: bool) -> Iterator[tuple[str, list[str]]]:
-    """Yield (queue, ids of some of its dead letters) until every letter that was meant has been yielded once."""
-    if bool(ids) == every:
-        raise click.UsageError("name the IDs of dead letters (`dray dead list` shows them), or say --all")
+def _selected(
+    app: Dray, ids: Sequence[str], queues: Sequence[str], every: bool, which: Mapping[str, Any]
+) -> tuple[list[str] | None, list[str]]:
+    """Return the ids meant, None for all that fit, and the queues to look at; end the command if nothing is said."""
+    filtered = any(value is not None for value in which.values())
+    if bool(ids) + (every or filtered) != 1:
+        raise click.UsageError(
+            "name the IDs of dead letters (`dray dead list` shows them), filter (--task, --reason ...), or say --all"
+        )
     if ids:
-        for queue, letters in _by_id(app, ids, queues):
-            yield queue, [letter.id for letter in letters]
-        return
-    for queue in _chosen(app, queues):
-        counted = app.broker.capabilities.size == "exact"
-        left = app.broker.sizes([queue])[queue].get("dead", 0) if counted else UNCOUNTED
-        # Counted beforehand: what dies again while we are at it comes after these, and must not keep us for ever.
-        while left > 0 and (letters := app.broker.dead(queue, min(left, BATCH))):
-            yield queue, [letter.id for letter in letters]
-            left -= len(letters)
+        return [letter.id for letter in _by_id(app, ids, queues)], _chosen(app, queues)
+    return None, _chosen(app, queues)
 
 
-def _by_id(app: Dray, ids: Sequence[str], queues: Sequence[str]) -> list[tuple[str, Sequence[Waiting]]]:
-    """Return the letters with these ids, by queue; end the command when one is not there."""
-    wanted = list(dict.fromkeys(ids))
-    found = [(queue, app.broker.dead(queue, len(wanted), wanted)) for queue in _chosen(app, queues)]
-    known = {letter.id for _, letters in found for letter in letters}
+def _by_id(app: Dray, ids: Sequence[str], queues: Sequence[str]) -> list[DeadLetter]:
+    """Return the letters with these ids; end the command when one is not there."""
+    wanted, chosen = list(dict.fromkeys(ids)), _chosen(app, queues)
+    found = app.dead_letters.find(wanted, chosen)
+    known = {letter.id for letter in found}
     missing = [id for id in wanted if id not in known]
     if missing:
-        raise Stop(f"no dead letter {', '.join(missing)} in {', '.join(queue for queue, _ in found) or 'any queue'}")
-    return [(queue, letters) for queue, letters in found if letters]
+        raise Stop(f"no dead letter {', '.join(missing)} in {', '.join(chosen) or 'any queue'}")
+    return found
 
 
 def _tell(counts: dict[str, int], verb: str, as_json: bool) -> None:
@@ -205,64 +259,3 @@ def _tell(counts: dict[str, int], verb: str, as_json: bool) -> None:
         click.echo(f"{queue}: {count} {verb}")
     if not counts:
         click.echo("No dead letters.")
-
-
-def _facts(letter: Waiting, message: Message | None) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "queue": letter.queue,
-        "task": message.task if message else None,
-        "reason": letter.reason,
-        "buried": iso(letter.buried),
-        "sent": iso(message.created if message and message.created else letter.published),
-        "deliveries": letter.delivery_count,
-        "retries": message.retries if message else None,
-        "priority": letter.priority,
-        "bytes": len(letter.body),
-    }
-
-
-def _lines(app: Dray, letter: Waiting, message: Message | None) -> list[tuple[str, Cell]]:
-    lines: list[tuple[str, Cell]] = [
-        ("id", Styled(letter.id, "bold")),
-        ("reason", Styled(letter.reason, "red")),
-        ("task", task_of(message)),
-        ("queue", letter.queue),
-        ("buried", f"{moment(letter.buried)}, {age(letter.buried)} old" if letter.buried else ""),
-        ("deliveries", str(letter.delivery_count)),
-    ]
-    if message is None:
-        return [*lines, ("body", f"{len(letter.body):,} bytes, beginning {letter.body[:32]!r}")]
-    packed = f", {message.content_encoding}" if message.content_encoding else ""
-    return [
-        *lines,
-        ("retries", str(message.retries)),
-        ("sent", f"{moment(message.created)} by {message.origin}"),
-        ("priority", str(message.priority)),
-        ("parent", message.parent_id or ""),
-        (
-            "size",
-            f"{len(letter.body):,} bytes, {len(message.payload):,} of them arguments ({message.content_type}{packed})",
-        ),
-        ("arguments", _as_lines(_arguments(app, message))),
-    ]
-
-
-def _as_lines(arguments: Any) -> Cell:
-    if isinstance(arguments, str):
-        return Styled(arguments, "yellow")
-    lines = []
-    for name, value in arguments.items():
-        text = json.dumps(value, default=repr, ensure_ascii=False)
-        lines.append(f"{name} = {text if len(text) <= LONGEST else text[:LONGEST] + '...'}")
-    return "\n".join(lines) or Styled("none", "dim")
-
-
-def _arguments(app: Dray, message: Message | None) -> dict[str, Any] | str:
-    """Return the arguments by name, redacted; or say why they are not shown."""
-    if message is None:
-        return "the message cannot be read"
-    arguments = visible_arguments(app, message)
-    if isinstance(arguments, str):
-        return arguments
-    return {str(name): plain(value) for name, value in arguments.items()}

@@ -10,6 +10,7 @@ OK = 0
 FAILURE = 1
 USAGE = 2
 UNREACHABLE = 3
+TAKEN = 4
 INTERRUPTED = 130
 
 #: What the exit codes mean, as every `--help` says it.

@@ -1,10 +1,11 @@
 """What the log looks like on a terminal, in a file and as JSON lines. Only the command line configures logging.
 
-A worker's log goes to stderr, and so does its banner: one stream, in one order.
+A worker's log goes to stderr, and so does its banner: one stream, in one order. Or to a file: see `log_output`.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -15,6 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import click
+
+from .process.log_output import log_output
 
 #: What a record has anyway; everything else was given as `extra=`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -47,26 +50,33 @@ def as_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def as_log(level: str | None, as_json: bool) -> Iterator[bool]:
-    """Log everything at `level` (None: INFO) and above to stderr; yield whether that was done.
+def as_log(level: str | None, as_json: bool, file: str | None = None) -> Iterator[bool]:
+    """Log everything at `level` (None: INFO) and above to stderr, or to a file; yield whether that was done.
 
-    An app that has set up logging itself is left alone, unless a level or JSON is asked for. Afterwards all is
-    as it was.
+    An app that has set up logging itself is left alone, unless a level, JSON or a file - one that keeps anything - is
+    asked for. Afterwards all is as it was.
     """
     root = logging.getLogger()
-    if root.handlers and level is None and not as_json:
+    if root.handlers and level is None and not as_json and file in (None, os.devnull):
         yield False
         return
     before, before_level = root.handlers[:], root.level
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if as_json else _Lines(sys.stderr))
-    root.handlers[:] = [handler]
-    root.setLevel((level or "info").upper())
-    try:
-        yield True
-    finally:
-        root.handlers[:] = before
-        root.setLevel(before_level)
+    with log_output(sys.stderr, file) as handler:
+        handler.setFormatter(_Json() if as_json else _Lines(None if file else sys.stderr))
+        root.handlers[:] = [handler]
+        root.setLevel((level or "info").upper())
+        try:
+            yield True
+        finally:
+            root.handlers[:] = before
+            root.setLevel(before_level)
+
+
+def log_for_good(level: str | None, as_json: bool, file: str | None) -> None:
+    """Do as `as_log` does until the process ends: in the children of a worker whose pool is of processes."""
+    log = as_log(level, as_json, file)
+    log.__enter__()
+    atexit.register(log.__exit__, None, None, None)
 
 
 def say(text: str, *args: Any, action: str) -> None:
@@ -105,11 +115,11 @@ class _Warnings(logging.Handler):
 class _Lines(logging.Formatter):
     """One line for people: with signs and colours on a terminal, with date and logger in a file."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
-        self._on_terminal = stream.isatty()
-        self._colours = colourful(stream)
-        self._signs = self._on_terminal and "utf" in (stream.encoding or "").lower()
+        self._on_terminal = stream is not None and stream.isatty()
+        self._colours = stream is not None and colourful(stream)
+        self._signs = self._on_terminal and stream is not None and "utf" in (stream.encoding or "").lower()
         self._format_time = "%H:%M:%S" if self._on_terminal else "%Y-%m-%d %H:%M:%S"
 
     def format(self, record: logging.LogRecord) -> str:

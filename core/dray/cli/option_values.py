@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -67,6 +68,25 @@ def json_of(kind: type[Any], example: str) -> Callback:
         return found
 
     return read
+
+
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read an amount of memory in bytes: "200000000", "200M", "1.5GB"; K, M and G are powers of 1024."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is not a size; write bytes, or 200M, 1.5G")
+    return int(float(found[1]) * 1024 ** ["", "K", "M", "G"].index(found[2].upper()))
+
+
+def mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read the rights of a file in octal: "027"."""
+    if value is None:
+        return None
+    if re.fullmatch("0?o?[0-7]{1,3}", value) is None:
+        raise click.BadParameter(f"{value!r} is not a mode; write it in octal, like 027")
+    return int(value.lstrip("0o") or "0", 8)
 
 
 def names(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:

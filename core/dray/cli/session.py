@@ -30,6 +30,8 @@ class Session:
         self.place: str | None = None
         self.url: str | None = None
         self.no_plugins: tuple[str, ...] = ()
+        #: The directory in which the command was given; --workdir leads elsewhere.
+        self.started_in = os.getcwd()
 
     def remember(self, option: str, value: Any) -> None:
         """Take what one of the shared options says."""

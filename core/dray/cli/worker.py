@@ -6,62 +6,58 @@ from typing import Any
 
 import click
 
+from .celery_options import celery_options
 from .command import command, option
-from .exits import INTERRUPTED, MEANINGS, OK
-from .option_values import names, seconds
+from .exits import FAILURE, INTERRUPTED, MEANINGS, OK, TAKEN, UNREACHABLE, USAGE
+from .option_values import mode, names, seconds, size
 from .session import Session
 
-#: Options of Celery's worker that need no counterpart, and what to do instead.
-CELERY = {
-    "-E": "plugins hear of every event anyway: leave it out",
-    "--task-events": "plugins hear of every event anyway: leave it out",
-    "-O": "a worker never takes more than it can run soon: leave it out",
-    "--autoscale": "say how many run at once with -c; `async def` tasks: --async-concurrency",
-    "--detach": "let systemd, a container or your shell keep it in the background",
-    "-D": "let systemd, a container or your shell keep it in the background",
-    "--pidfile": "let systemd or a container keep track of it",
-    "--logfile": "it logs to stderr: 2>> worker.log",
-    "-f": "it logs to stderr: 2>> worker.log",
-    "--without-gossip": "workers do not gossip here: leave it out",
-    "--without-mingle": "workers do not mingle here: leave it out",
-    "--without-heartbeat": "leases stand in for heartbeats: leave it out",
-    "--prefetch-multiplier": "it is a setting: DRAY_WORKER_PREFETCH_MULTIPLIER=4",
+#: The options that set a setting, and say nothing else.
+SETTINGS = {
+    "time_limit": "task_time_limit",
+    "soft_time_limit": "task_soft_time_limit",
+    "async_pool": "worker_async_pool",
+    "autoscale": "worker_autoscale",
+    "start_method": "worker_start_method",
+    "max_tasks_per_child": "worker_max_tasks_per_child",
+    "max_memory_per_child": "worker_max_memory_per_child",
+    "prefetch_multiplier": "worker_prefetch_multiplier",
+    "heartbeat_file": "worker_heartbeat_file",
 }
 
 
-def _reject_celery(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value:
-        ctx.fail(f"dray has no {param.opts[0]}: {CELERY[param.opts[0]]}")
+#: Pools of Celery's that are called something else, or are not there.
+POOLS = {"prefork": "processes", "eventlet": "gevent", "thread": "threads", "process": "processes"}
 
 
-def _celery_options(function: Any) -> Any:
-    """Know Celery's options well enough to say what to do instead. They are not shown."""
-    flags = ("-E", "--task-events", "--detach", "-D", "--without-gossip", "--without-mingle", "--without-heartbeat")
-    for n, spelling in enumerate(CELERY):
-        function = option(
-            spelling,
-            f"celery_{n}",
-            hidden=True,
-            expose_value=False,
-            is_flag=spelling in flags,
-            callback=_reject_celery,
-        )(function)
-    return function
+def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value in POOLS:
+        raise click.BadParameter(f"there is no pool {value!r}: say {POOLS[value]}")
+    return value
 
 
 @command(
     "worker",
     own_logs=True,
     codes={
-        **MEANINGS,
-        OK: "told to stop, and everything it held was finished or given back; or a burst has come to its end",
-        INTERRUPTED: "told twice to stop, by Ctrl-C (by SIGTERM: 143)",
+        OK: "told to stop, and everything it held was finished or given back; or a burst or limit has come to its end",
+        FAILURE: "the worker itself failed",
+        USAGE: MEANINGS[USAGE],
+        UNREACHABLE: "a burst could not reach the broker or the result backend: trying again may help",
+        TAKEN: "the pidfile cannot be written, or belongs to a worker that runs",
+        INTERRUPTED: "told twice to stop, by Ctrl-C (by SIGTERM: 143), or at once, by SIGQUIT (131)",
     },
     examples=[
         ("dray -A shop.tasks worker", "run everything that the app in shop/tasks.py sends"),
         ("dray -A shop.tasks worker -Q urgent,default -c 8", "two queues, the first one first, 8 tasks at a time"),
+        ("dray -A shop.tasks worker -P processes -c 4", "tasks that compute: on four cores"),
+        ("dray -A shop.tasks worker --watch", "start anew when the code changes"),
         ("dray -A shop.tasks worker --burst", "run what is due, and end: for cron, CI and scripts"),
         ("dray -A shop.tasks worker --json -l warning", "log lines as JSON, and only those that need attention"),
+        (
+            "dray -A shop.tasks worker -n shop@%h --detach --pidfile %n.pid --logfile %n.log",
+            "in the background, as shop.pid and shop.log",
+        ),
     ],
 )
 @option(
@@ -88,7 +84,7 @@ def _celery_options(function: Any) -> Any:
     metavar="N",
     type=click.IntRange(min=1),
     help="How many `def` tasks run at once.",
-    default_text="twice the CPUs, at least 4",
+    default_text="as the pool and the CPUs it may use suggest",
 )
 @option(
     "--async-concurrency",
@@ -97,7 +93,53 @@ def _celery_options(function: Any) -> Any:
     help="How many `async def` tasks run at once, on one event loop.",
     default_text="100",
 )
-@option("-P", "--pool", metavar="NAME", help="What `def` tasks run on.", default_text="threads")
+@option("--autoscale", metavar="MAX,MIN", help="Let -c follow the work, between these two.")
+@option(
+    "-P",
+    "--pool",
+    metavar="NAME",
+    help="What `def` tasks run on: threads, processes, solo, asyncio, gevent, or a plugin's.",
+    default_text="threads",
+    callback=_pool,
+)
+@option(
+    "--async-pool",
+    metavar="NAME",
+    help="What `async def` tasks run on.",
+    default_text="the pool if it runs them too, else an event loop",
+)
+@option(
+    "--start-method",
+    metavar="HOW",
+    help="How the processes of a pool begin: forkserver, spawn or fork.",
+    default_text="forkserver",
+)
+@option("--max-tasks-per-child", metavar="N", help="Replace a process of the pool after so many tasks.")
+@option(
+    "--max-memory-per-child",
+    metavar="SIZE",
+    callback=size,
+    help="Replace a process of the pool that is larger, between two tasks: bytes, or 200M, 1G.",
+)
+@option(
+    "--time-limit",
+    metavar="SECONDS",
+    callback=seconds,
+    help="Tasks that say nothing else are ended after so long.",
+    default_text="1h",
+)
+@option(
+    "--soft-time-limit",
+    metavar="SECONDS",
+    callback=seconds,
+    help="Tasks that say nothing else have SoftTimeLimitExceeded raised in them after so long.",
+)
+@option(
+    "--prefetch-multiplier",
+    metavar="N",
+    help="Messages held per task that can run at once; 0: no limit.",
+    default_text="as many as a moment's work",
+)
 @option(
     "-l",
     "--loglevel",
@@ -108,17 +150,22 @@ def _celery_options(function: Any) -> Any:
     default_text="info",
     also=["--log-level"],
 )
+@option("--json", "as_json", is_flag=True, help="Log one JSON object per line, and print no banner.")
+@option("-f", "--logfile", metavar="PATH", help="Log to this file; it is opened anew when it is moved away.")
 @option(
     "-n",
     "--name",
     "name",
     metavar="NAME",
-    help="The worker's name; %h in it stands for the host.",
+    help="The worker's name; %h in it stands for the host, %i for the process id.",
     default_text="APP-PID@%h",
     also=["--hostname"],
 )
 @option("-I", "--include", metavar="MODULES", multiple=True, callback=names, help="More modules with tasks, to import.")
 @option("--burst", is_flag=True, help="End when nothing is left that is due.")
+@option("--max-tasks", metavar="N", type=click.IntRange(min=1), help="End when about so many messages were taken.")
+@option("--max-idle", metavar="SECONDS", callback=seconds, help="End when there was nothing to do for so long.")
+@option("--max-run-time", metavar="SECONDS", callback=seconds, help="End after so long.")
 @option(
     "--shutdown-timeout",
     metavar="SECONDS",
@@ -126,23 +173,36 @@ def _celery_options(function: Any) -> Any:
     help="How long running tasks may go on after the first signal; then they are given back.",
     default_text="25",
 )
-@option("--json", "as_json", is_flag=True, help="Log one JSON object per line, and print no banner.")
-@_celery_options
+@option(
+    "--watch",
+    metavar="[PATHS]",
+    is_flag=False,
+    flag_value=".",
+    multiple=True,
+    callback=names,
+    help="Start anew when a .py file changes, in the working directory or in PATHS. For development.",
+)
+@option("--heartbeat-file", metavar="PATH", help="Write every other second how it is, for `dray healthcheck`.")
+@option("-D", "--detach", is_flag=True, help="Go into the background, once the worker has started.")
+@option("--pidfile", metavar="PATH", help="Write the process id there; %n stands for the worker's name, %h the host.")
+@option("--uid", metavar="USER", help="Run as this user: a name or number. For root.")
+@option("--gid", metavar="GROUP", help="Run as this group.", default_text="the user's own")
+@option("--umask", metavar="MODE", callback=mode, help="The rights that new files do not get, like 027.")
+@option("--check", is_flag=True, help="Import the app, read the settings, and end: would a worker start?")
+@celery_options
 @click.pass_context
-def worker(ctx: click.Context, /, level: str | None, as_json: bool, include: list[str], **options: Any) -> None:
+def worker(ctx: click.Context, /, **options: Any) -> None:
     """Run the tasks that wait in queues, until it is told to stop.
 
     The first Ctrl-C or SIGTERM: nothing new is begun, what waits here is given back at once, running tasks may finish.
-    The second: stop now; what still runs is given back and will run again elsewhere.
+    The second, or SIGQUIT: stop now; what still runs is given back and will run again elsewhere. SIGHUP: start anew
+    with the code as it is now. SIGUSR1: log what every thread is doing. SIGTSTP and SIGCONT: pause and go on. SIGTTIN
+    and SIGTTOU: one task more, one less at once.
     """
-    from . import logs
-    from .worker_process import run_worker
+    from .process.worker_start import start_worker
 
     session = ctx.find_object(Session)
     assert session is not None
-    app = session.app
-    if include:
-        app.conf.update({"include": [*app.conf.include, *include]}, origin="--include")
-    session.named_app("worker")
-    with logs.as_log(level, as_json) as ours:
-        ctx.exit(run_worker(app, place=session.app_place, as_json=as_json, own_log=ours, **options))
+    if not session.app_place:
+        session.named_app("worker")
+    ctx.exit(start_worker(ctx, session, options))

@@ -1,15 +1,16 @@
-"""Runs `def` tasks on a fixed number of threads that share one line of waiting jobs."""
+"""Runs `def` tasks on threads that share one line of waiting jobs."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from . import Executor
+from ..interrupts import throw
+from . import Executor, Host
 
 #: Seconds below which a job is short: about what waking another thread costs.
 SHORT = 0.00015
@@ -17,6 +18,17 @@ SHORT = 0.00015
 PATIENCE = 0.002
 #: Weight of what was just seen in the running average.
 LEARNING = 0.02
+
+
+class _Seat:
+    """What one thread is doing."""
+
+    __slots__ = ("given_up", "job")
+
+    def __init__(self) -> None:
+        self.job: Any = None
+        #: True once another thread has been started in this one's place.
+        self.given_up = False
 
 
 class ThreadExecutor(Executor):
@@ -38,23 +50,68 @@ class ThreadExecutor(Executor):
         self._begun = 0
         self._watched = False
         self._stopping = False
+        #: Held while threads are started or sent away; and how many of them are to go when they have ended their job.
+        self._lock = threading.Lock()
+        self._seats: list[_Seat] = []
+        self._surplus = 0
+        self._started = 0
 
-    def start(self, run: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
-        for number in range(self.slots):
-            # Daemons: a task that never returns must not keep a stopped process alive.
-            threading.Thread(target=self._work, args=(run, done), name=f"dray-thread-{number + 1}", daemon=True).start()
+    def start(self, host: Host) -> None:
+        self._host = host
+        with self._lock:
+            self._add(self.slots)
 
     def submit(self, jobs: Sequence[Any]) -> None:
         self._line.extend(jobs)
         self._wake(len(jobs) if self._duration > SHORT else 1)
 
     def cancel(self, job: Any) -> None:
-        """A thread cannot be interrupted; the job's own flag is all it has."""
+        """The job's own flag is all it has."""
+
+    def interrupt(self, job: Any, error: type[BaseException]) -> None:
+        throw(job, error)
+
+    def abandon(self, job: Any) -> None:
+        with self._lock:
+            for seat in self._seats:
+                if seat.job is job and not seat.given_up:
+                    seat.given_up = True
+                    self._seats.remove(seat)
+                    self._add(1)
+                    return
+
+    def resize(self, slots: int) -> None:
+        with self._lock:
+            more, self.slots = slots - self.slots, slots
+            staying = min(max(more, 0), self._surplus)
+            self._surplus += max(-more, 0) - staying
+            self._add(max(more, 0) - staying)
+            for _ in range(self._surplus):
+                self._bell.put(False)
 
     def stop(self) -> None:
         self._stopping = True
-        for _ in range(self.slots):
+        for _ in range(self._started):
             self._bell.put(False)
+
+    def _add(self, count: int) -> None:
+        for _ in range(count):
+            self._started += 1
+            self._seats.append(seat := _Seat())
+            # Daemons: a task that never returns must not keep a stopped process alive.
+            name = f"dray-thread-{self._started}"
+            threading.Thread(target=self._work, args=(seat,), name=name, daemon=True).start()
+
+    def _leaves(self, seat: _Seat) -> bool:
+        """Return whether the thread of this seat is one too many, and let it go."""
+        with self._lock:
+            if seat.given_up:
+                return True
+            if not self._surplus:
+                return False
+            self._surplus -= 1
+            self._seats.remove(seat)
+            return True
 
     def _wake(self, count: int, to_watch: bool = False) -> bool:
         """Wake up to `count` sleepers; return whether there was one at all."""
@@ -66,9 +123,12 @@ class ThreadExecutor(Executor):
             self._bell.put(to_watch)
         return count > 0
 
-    def _work(self, run: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
+    def _work(self, seat: _Seat) -> None:
         line, now = self._line, time.perf_counter
+        run, done = self._host.run, self._host.done
         while not self._stopping:
+            if (self._surplus or seat.given_up) and self._leaves(seat):
+                return
             try:
                 job = line.popleft()
             except IndexError:
@@ -80,11 +140,13 @@ class ThreadExecutor(Executor):
                 self._watched = True
                 if not self._wake(1, to_watch=True):
                     self._watched = False  # everybody is busy, so there is nobody to be woken either
+            seat.job = job
             began = now()
             done(job, run(job))
             self._duration += LEARNING * (now() - began - self._duration)
             # Or the thread would keep the last job, with its arguments and result, alive until the next one.
             del job
+            seat.job = None
 
     def _sleep(self) -> None:
         self._sleepers.append(None)

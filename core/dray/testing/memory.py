@@ -20,13 +20,14 @@ def memory_app(clock: Clock, **settings: Any) -> Dray:
 
     Neither the environment, nor a configuration file, nor installed plugins (unless `plugins` names them) have a say.
     `def` tasks run one after the other, in the order in which a worker takes them, unless `worker_concurrency` says
-    otherwise. It is not the current app: see `Dray.as_current`.
+    otherwise, and a task that nobody knows is buried at once. It is not the current app: see `Dray.as_current`.
     """
     given = {
         "broker_url": MEMORY_URL,
         "result_backend": MEMORY_URL,
         "plugins": [],
         "worker_concurrency": 1,
+        "task_unknown_grace": 0.0,
         **settings,
     }
     app = Dray("test", clock=clock, set_as_current=False)

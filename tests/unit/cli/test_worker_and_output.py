@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from dray import Dray
 from dray.cli import cli, logs
 from dray.cli.durations import age, short
+from dray.cli.option_values import size
 from dray.cli.tables import printable, show_table
 
 from .conftest import CommandLine
@@ -72,13 +74,86 @@ def test_more_modules_are_included(run: CommandLine) -> None:
 
 
 def test_an_unknown_pool_is_told_from_those_there_are(run: CommandLine) -> None:
-    assert "Installed: loop, threads" in run("-A", "shop", "worker", "-P", "gevent").error(code=2)
+    said = run("-A", "shop", "worker", "-P", "forests").error(code=2)
+    assert said.startswith("no pool called 'forests' is installed") and "threads" in said
 
 
-@pytest.mark.parametrize("args", [["-E"], ["-O", "fair"], ["--autoscale=10,3"], ["--detach"], ["--without-gossip"]])
+@pytest.mark.parametrize(("celery", "here"), [("prefork", "processes"), ("eventlet", "gevent")])
+def test_pools_of_celery_are_answered(run: CommandLine, celery: str, here: str) -> None:
+    assert run("-A", "shop", "worker", "-P", celery).usage_error().endswith(f"there is no pool '{celery}': say {here}")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["-E"], ["-O", "fair"], ["-B"], ["--purge"], ["--statedb=x"], ["--without-gossip"], ["--heartbeat-interval", "3"]],
+)
 def test_options_of_celery_are_answered(run: CommandLine, args: list[str]) -> None:
     option = args[0].partition("=")[0]
     assert run("-A", "shop", "worker", *args).usage_error().startswith(f"dray has no {option}: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--autoscale", "3,10"], "worker_autoscale is MAX,MIN, the larger number first; got 3,10"),
+        (["--autoscale", "many"], "--autoscale: worker_autoscale = 'many'"),
+        (["--time-limit", "0"], "--time-limit: task_time_limit = 0.0"),
+        (["--start-method", "magic"], "--start-method: worker_start_method = 'magic'"),
+        (["--max-tasks-per-child", "0"], "--max-tasks-per-child: worker_max_tasks_per_child = '0'"),
+        (["--prefetch-multiplier=-1"], "--prefetch-multiplier: worker_prefetch_multiplier = '-1'"),
+        (["--max-memory-per-child", "1K"], "--max-memory-per-child: worker_max_memory_per_child = 1024"),
+        (["--watch", ".", "--burst"], "--watch and --burst do not go together"),
+        (["--watch", "nowhere"], "--watch nowhere: there is no such file or directory"),
+        (["--uid", "no-such-user"], "--uid no-such-user: there is no such user"),
+        (["--gid", "no-such-group"], "--gid no-such-group: there is no such group"),
+        (["--uid", "4194000"], "--uid 4194000: this user has no name and no group: give one with --gid"),
+        (["--logfile", "nowhere/w.log"], "the logfile"),
+        (["--pidfile", "%n.pid"], "'%n.pid': %n stands for the worker's name"),
+        (["-n", "%q"], "'%q': %q stands for nothing here"),
+    ],
+)
+def test_what_can_never_work_is_one_sentence(run: CommandLine, args: list[str], said: str) -> None:
+    burst = [] if "--watch" in args else ["--burst"]
+    found = run("-A", "shop", "worker", *burst, *args)
+    assert found.exit_code == 2
+    assert found.stderr.startswith(f"Error: {said}") and len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--time-limit=-1"], "'-1' is below zero"),
+        (["--soft-time-limit", "soon"], "'soon' is not a duration; write seconds, or 30s, 5m, 1h30m"),
+        (["--max-memory-per-child", "much"], "'much' is not a size; write bytes, or 200M, 1.5G"),
+        (["--umask", "9"], "'9' is not a mode; write it in octal, like 027"),
+        (["--max-tasks", "0"], "0 is not in the range x>=1."),
+    ],
+)
+def test_what_an_option_cannot_read_is_said(run: CommandLine, args: list[str], said: str) -> None:
+    assert run("-A", "shop", "worker", *args).usage_error().endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes"), [("1048576", 2**20), ("200M", 200 * 2**20), ("1.5GB", 3 * 2**29), ("64 KiB", 2**16)]
+)
+def test_sizes_are_read(text: str, bytes: int) -> None:
+    assert size(click.Context(cli), cli.params[0], text) == bytes
+
+
+def test_options_set_settings_and_are_their_origin(run: CommandLine, shop: Dray) -> None:
+    run(
+        "-A", "shop", "worker", "--burst", "--time-limit", "5m", "--soft-time-limit", "90", "--prefetch-multiplier", "2"
+    )
+    assert (shop.conf.task_time_limit, shop.conf.task_soft_time_limit) == (300, 90)
+    assert shop.conf.origin("worker_prefetch_multiplier") == "--prefetch-multiplier"
+
+
+def test_a_check_imports_everything_and_connects_to_nothing(run: CommandLine, workdir: Path) -> None:
+    said = run("-A", "shop", "worker", "--check", "-c", "2").output()
+    assert said == "ok: app 'shop' with 4 tasks, queues default, mail, pool threads\n"
+    assert not (workdir / "tasks.db").exists()
+    run.write("bad.py", "1 / 0")
+    assert "ZeroDivisionError" in run("-A", "shop", "worker", "--check", "-I", "bad").error(code=2)
 
 
 def test_an_app_that_has_set_up_logging_keeps_it(run: CommandLine) -> None:

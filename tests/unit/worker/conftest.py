@@ -38,7 +38,7 @@ class Shop(NamedTuple):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for seconds before trying again."""
-    monkeypatch.setattr("dray.worker.LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("dray.source.LONGEST_PAUSE", 0.1)
     monkeypatch.setattr("dray.settle.LONGEST_PAUSE", 0.1)
 
 

@@ -177,7 +177,7 @@ def test_a_thawed_worker_does_not_start_what_others_have_taken(shop_with: Make, 
         clock.advance(31)
         assert shop.app.worker(name="warm", concurrency=1).run_until_idle() == 3
         gate.open()
-        wait_until(lambda: not cold._executors["def"]._line)  # type: ignore[attr-defined]
+        wait_until(lambda: not cold._crew._executors["def"]._line)  # type: ignore[attr-defined]
     stop(cold, clock)
     assert cold._settler.stale == 3
     assert runs == [("frozen", 0), ("warm", 0), ("warm", 1), ("warm", 2)]

@@ -1,0 +1,167 @@
+"""What is thrown into a running task from outside: its soft time limit, its end. And the care that nothing else is hit.
+
+A thread is hit at its next step of Python, wherever that is. So a job says while it runs the user's code that it may
+be hit (`Job.exposed`), and `shelter` ends that time for good: what comes too late is caught there or taken back. And
+a thread is not hit where it would do harm to others (`touchable`), but as soon as it has left there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Generator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from .errors import SoftTimeLimitExceeded
+
+if TYPE_CHECKING:
+    from .job import Job
+
+
+class Interrupted(BaseException):
+    """Raised in a task that must not go on. What becomes of it is decided already (`Job.verdict`)."""
+
+
+#: What can be thrown into a running task.
+THROWN = (SoftTimeLimitExceeded, Interrupted)
+#: A thread that could not be hit is tried again so often, after so many seconds; and then now and then.
+TIMES, SOON, LATER = 1500, 0.002, 0.1
+
+#: Held while something is thrown into a thread, and while a job makes sure that nothing more is.
+_throwing = threading.Lock()
+#: Threads into which something may have been thrown since their last `shelter`.
+_struck: set[int] = set()
+
+_ENGINE = os.path.dirname(__file__)
+_LOGGING = logging.__file__
+#: How methods are called that take and give back a lock, and finalizers.
+_BRIEF = {"acquire", "release", "_acquireLock", "_releaseLock", "__del__"}
+#: Files of the engine whose frames may stand between it and the user's code.
+_AROUND = {
+    os.path.join(_ENGINE, name) for name in ("execution.py", "task.py", "middleware.py", "shared.py", "canvas.py")
+}
+
+
+def throw(job: Job, error: type[BaseException]) -> None:
+    """Raise `error` in the thread that runs `job`, at its next step of Python; never once the job has ended.
+
+    A thread that waits inside an extension - for a lock, a socket, a sleep - takes that step when the wait is over.
+    """
+    if not _strike(job, error):
+        threading.Thread(target=_insist, args=(job, error), name="dray-interrupt", daemon=True).start()
+
+
+def _insist(job: Job, error: type[BaseException]) -> None:
+    """Try until the thread is at a place where it can be hit, or the job has ended."""
+    tries, never = 0, threading.Event()
+    while not _strike(job, error):
+        tries += 1
+        never.wait(SOON if tries < TIMES else LATER)
+
+
+def _strike(job: Job, error: type[BaseException]) -> bool:
+    """Throw, if it can be done now; return whether there is nothing more to do."""
+    from ctypes import c_ulong, py_object, pythonapi  # nobody needs it until a limit is exceeded
+
+    with _throwing:
+        thread = job.thread
+        # Before the look: whoever ends the exposed time after it sees this, and waits for the lock.
+        _struck.add(thread)
+        if not job.exposed:
+            return job.ran is not None or job.closed
+        # The thread stands still as long as we keep the interpreter: where we see it is where it will be hit.
+        frame = sys._current_frames().get(thread)
+        if frame is None:
+            return False
+        step = frame.f_lasti
+        if not touchable(frame, error):
+            return False
+        pythonapi.PyThreadState_SetAsyncExc(c_ulong(thread), py_object(error))
+        if sys._current_frames().get(thread) is frame and frame.f_lasti == step:
+            return True
+        # We were interrupted ourselves, and it has moved on: perhaps to where it must not be hit. Taken back.
+        pythonapi.PyThreadState_SetAsyncExc(c_ulong(thread), None)
+        return False
+
+
+def shelter(job: Job) -> None:
+    """End the time in which something may be thrown into the job; raises nothing of what was thrown too late."""
+    while True:
+        try:
+            job.exposed = False
+            if job.thread not in _struck:
+                return
+            from ctypes import c_ulong, pythonapi
+
+            with _throwing:
+                _struck.discard(job.thread)
+                # Thrown, and not yet raised: taken back.
+                pythonapi.PyThreadState_SetAsyncExc(c_ulong(job.thread), None)
+            return
+        except THROWN:
+            # It came between two steps. The thread can be hit once only, so the next round is the last.
+            continue
+
+
+def touchable(frame: FrameType | None, error: type[BaseException]) -> bool:
+    """Return whether `error` may be raised in a thread that runs a task and is at this frame.
+
+    Not while it takes or gives back a lock: for want of one step it would never be given back, and everybody who needs
+    it would wait for ever. Not in a log handler or a finalizer, which swallow exceptions. Not in the engine: a task
+    that sends another one, or asks for a result, uses a connection that it shares with all others.
+    """
+    if frame is None or frame.f_code.co_name in ("__enter__", "__exit__"):
+        return False
+    brief = False
+    while frame is not None:
+        name, file = frame.f_code.co_name, frame.f_code.co_filename
+        if file in _AROUND:
+            if name == "_attempt":
+                break  # below it is nothing of the user's
+        elif brief or os.path.dirname(file) == _ENGINE or (file == _LOGGING and issubclass(error, Exception)):
+            return False
+        else:
+            brief = name in _BRIEF  # and whoever calls it is not the engine: it is no task of that name
+        frame = frame.f_back
+    return True
+
+
+class Throwable:
+    """A coroutine into which `Job.thrown` can be raised: `await Throwable(coroutine, job)`.
+
+    asyncio can only cancel. The cancellation is taken for a sign to look at the job, and what stands there is raised at
+    the point where the coroutine waits; without it, the cancellation goes on as it came.
+    """
+
+    def __init__(self, awaitable: Awaitable[Any], job: Job) -> None:
+        self._awaitable = awaitable
+        self._job = job
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._awaitable.__await__()
+        answer: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                waiting = steps.send(answer) if error is None else steps.throw(error)
+            except StopIteration as end:
+                return end.value
+            answer = error = None
+            try:
+                answer = yield waiting
+            except asyncio.CancelledError as cancelled:
+                error = self._instead_of(cancelled)
+            except BaseException as raised:
+                error = raised
+
+    def _instead_of(self, cancelled: asyncio.CancelledError) -> BaseException:
+        thrown, task = self._job.thrown, asyncio.current_task()
+        if thrown is None or not issubclass(thrown, Exception) or task is None:
+            return cancelled
+        self._job.thrown = None
+        task.uncancel()
+        return thrown()

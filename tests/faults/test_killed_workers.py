@@ -1,0 +1,112 @@
+"""Workers killed with -9: all at once, one child, the parent only, twenty times under load. F1, F3, F4."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from dray.clock import SYSTEM_CLOCK
+from dray.testing.faults import wait_until
+
+from .site import LEASE, Site, descendants, id_of, kill, lives, pause
+
+POOLS = pytest.mark.parametrize("pool", ["threads", "processes"])
+#: Seconds in which a parent replaces a child, and in which children notice that their parent is gone.
+SOON = 2.0
+
+
+@pytest.mark.fault("F1", "kill -9 of a whole worker, nobody sends any more", quick=("sqlite", "redis"))
+@POOLS
+def test_what_a_killed_worker_held_is_taken_over(site: Site, seed: int, pool: str) -> None:
+    victim = site.worker("--pool", pool, "-c", "4", BESIEGED_STAY="600")
+    for n in range(20):
+        site.send("stay", n)
+    wait_until(lambda: len(site.runs.running()) == 4, timeout=30)
+    survivor = site.ready_worker("--pool", pool, "-c", "4")
+    # What the victim has borrowed and not begun, the survivor may get before the kill or after it.
+    pause(site.random.uniform(0, 2))
+    held = site.runs.running()
+    victim.kill_all()
+    killed = SYSTEM_CLOCK.monotonic()
+    seconds = site.settled(LEASE + 10) - killed
+    assert survivor.alive
+    site.account(seconds, may_repeat=held, within=LEASE + 5)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.fault("F1", "20 workers killed with -9 one after the other, under load", quick=("sqlite",))
+def test_twenty_kills_under_load_lose_nothing(site: Site, seed: int) -> None:
+    held: Counter[str] = Counter()
+    site.send_some(200)
+    for _ in range(20):
+        before = site.begun()
+        site.send_some(60)
+        victim = site.worker()
+        site.wait_for_runs(site.random.randint(1, 60), before)
+        victim.kill_all()
+        # What ended and was not acked runs again, too; the ledger cannot tell, but it was the last thing to happen.
+        last = SYSTEM_CLOCK.monotonic() - 1.0
+        held.update({line.run for line in site.runs.lines() if line.at >= last} | site.runs.running())
+    survivor = site.worker()
+    began = SYSTEM_CLOCK.monotonic()
+    seconds = site.settled(60) - began
+    assert survivor.alive
+    # What a run sends before its own ack is sent again when it runs again.
+    held.update({sequel: times for run, times in list(held.items()) for sequel in sequels(run)})
+    buried = unlucky(site)
+    site.account(seconds, may_repeat=held, may_be_buried=buried, note=f"{len(buried)} buried" if buried else "")
+
+
+def sequels(run: str) -> list[str]:
+    """Return the runs that one leads to: its retry, and what is linked to it."""
+    id, _, retries = run.rpartition("/")
+    return [f"{id}/{int(retries) + 1}", f"{id}-l0/0"]
+
+
+def unlucky(site: Site) -> set[str]:
+    """Return the ids of dead letters that did begin, and whose workers died: nobody can tell them from poison.
+
+    What was only borrowed, and never began, has no business there.
+    """
+    begun = {id_of(run) for run in site.runs.begun()}
+    return {id for id, reason in site.buried().items() if "worker died" in reason and id in begun}
+
+
+@pytest.mark.fault("F3", "kill -9 of one child of the pool", quick=("redis",))
+def test_a_killed_child_is_replaced_and_its_task_begins_again(site: Site, seed: int) -> None:
+    worker = site.ready_worker("--pool", "processes", "-c", "2")
+    site.send("work", 0, 5.0)
+    site.send("work", 1, 5.0)
+    wait_until(lambda: len(site.runs.running()) == 2, timeout=30)
+    pause(site.random.uniform(0, 1))
+    victim = site.random.choice([line for line in site.runs.lines() if line.what == "begin"])
+    before = set(worker.children())
+    assert victim.pid in before
+    kill(victim.pid)
+    killed = SYSTEM_CLOCK.monotonic()
+    wait_until(lambda: set(worker.children()) - before and len(worker.children()) == len(before), timeout=SOON)
+    wait_until(lambda: site.runs.begun()[victim.run] == 2, timeout=killed + SOON - SYSTEM_CLOCK.monotonic())
+    seconds = site.runs.lines()[-1].at - killed
+    for n in range(20):
+        site.send("work", n)
+    site.settled(20)
+    assert worker.alive
+    site.account(seconds, may_repeat={victim.run}, within=SOON)
+
+
+@pytest.mark.fault("F4", "kill -9 of the parent only, its children are orphans", quick=("sqlite",))
+def test_children_do_not_outlive_their_parent(site: Site, seed: int) -> None:
+    victim = site.worker("--pool", "processes", "-c", "2", BESIEGED_STAY="600")
+    for n in range(10):
+        site.send("stay", n)
+    wait_until(lambda: len(site.runs.running()) == 2, timeout=30)
+    site.ready_worker("--pool", "processes", "-c", "2")
+    pause(site.random.uniform(0, 1))
+    orphans, held = descendants(victim.pid), site.runs.running()
+    assert orphans
+    victim.kill()
+    killed = SYSTEM_CLOCK.monotonic()
+    wait_until(lambda: not any(map(lives, orphans)), timeout=SOON)
+    seconds = site.settled(LEASE + 10) - killed
+    site.account(seconds, may_repeat=held, within=LEASE + 5)
