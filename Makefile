@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 CONTRACTS ?= tests/contracts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers unit contracts grades acceptance plugin check lint types format bench docs clean
+.PHONY: help demo test servers unit contracts grades acceptance faults plugin check lint types format bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker kille
 
 test: $(VENV)/.dev servers ## Run every test (installs what they need: packages into $(VENV), servers with apt-get)
 	@# Most of it waits for servers, so the parts go side by side; each prints when it has ended.
-	$(MAKE) --no-print-directory -j4 --output-sync=target contracts-slow acceptance contracts-others unit
+	$(MAKE) --no-print-directory -j5 --output-sync=target contracts-slow acceptance contracts-others unit faults-quick
 	$(MAKE) --no-print-directory plugin
 
 servers: ## Install the servers that tests start, where they are missing: Redis, RabbitMQ, PostgreSQL ...
@@ -44,6 +44,21 @@ grades: $(VENV)/.dev servers ## Run the conformance kits and write what they say
 
 acceptance: $(VENV)/.dev servers ## Run real workers, kill them, and count
 	$(PYTEST) tests/acceptance
+
+FAULT_SEEDS ?= 3
+FAULT_BROKERS := sqlite redis rabbitmq postgresql sqs
+faults: $(VENV)/.dev servers ## Try every fault on every broker, and write what came of it into docs/reliability.md
+	rm -f docs/faults.json
+	@# Three brokers at a time: most of it waits for leases, but clocks are watched. All are tried, whichever fails.
+	$(MAKE) --no-print-directory -k -j3 --output-sync=target $(addprefix faults-on-,$(FAULT_BROKERS)); \
+		failed=$$?; rm -f docs/faults.lock; $(BIN)/python docs/generate.py && exit $$failed
+
+.PHONY: faults-quick $(addprefix faults-on-,$(FAULT_BROKERS))
+$(addprefix faults-on-,$(FAULT_BROKERS)): faults-on-%: $(VENV)/.dev
+	$(PYTEST) tests/faults --all-faults --fault-seeds $(FAULT_SEEDS) --fault-brokers $* --faults-report docs/faults.json
+
+faults-quick: $(VENV)/.dev servers
+	$(PYTEST) tests/faults
 
 plugin: $(VENV)/.dev ## Build the example plugin as a wheel and run the kit on it in an environment of its own
 	$(BIN)/python tests/acceptance/plugin_in_its_own_environment.py examples/plugins/dray-folder

@@ -403,6 +403,32 @@ def grade_cards() -> str:
     return table(("adapter", "kit", "passed", "failed", "skipped, and why"), rows)
 
 
+#: What the last whole run of the fault suite found (`make faults`).
+FAULTS = HERE / "faults.json"
+
+
+def faults() -> str:
+    """Return what came of each fault on each broker."""
+    if not FAULTS.exists():
+        raise CardsMissing(f"{FAULTS.name} is missing: run `make faults`, which tries every fault on every broker")
+    found = json.loads(FAULTS.read_text(encoding="utf-8"))
+    brokers = ("sqlite", "redis", "rabbitmq", "postgresql", "sqs")
+    rows = []
+    for row in found:
+        title = f"{row['title']} ({row['variant']})" if row["variant"] else row["title"]
+        rows.append((row["code"], title, *(_verdict(row["cells"].get(broker)) for broker in brokers)))
+    return table(("", "fault", *brokers), rows)
+
+
+def _verdict(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    told = f"{cell['lost']} / {cell['duplicated']} / {cell['hung']}"
+    if cell["seconds"]:
+        told += f", {cell['seconds']:.1f} s"
+    return f"**failed {cell['failed']} of {cell['runs']}**: {told}" if cell["failed"] else told
+
+
 #: The tables of URL options: name -> where the Struct is that reads them.
 OPTIONS = {
     "sqlite": "dray_brokers.sqlite_file:SqliteOptions",
@@ -562,6 +588,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "plugins.md": {"resources": resources},
     "errors.md": {"errors": errors},
     "celery.md": {"celery settings": celery_settings},
+    "reliability.md": {"faults": faults},
 }
 
 

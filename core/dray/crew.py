@@ -144,6 +144,11 @@ class Crew:
         """Whether a `def` task that ends its process takes no other one along."""
         return self._lanes["def"].kind.isolates
 
+    @property
+    def slots(self) -> int:
+        """How many `def` tasks can run at a time."""
+        return self._lanes["def"].slots
+
     def submit(self, kind: str, jobs: Sequence[Job]) -> None:
         """Have jobs of one lane run."""
         self._deadlines.expect(jobs)
@@ -184,6 +189,9 @@ class Crew:
             found = lane.kind(lane.slots)
             found.start(self)
             self._executors[kind] = found
+            # Resized while it was started: whoever did that has not seen it yet.
+            if self._lanes[kind].slots != found.slots:
+                found.resize(self._lanes[kind].slots)
         return found
 
     # On the executors' threads (`Host`)

@@ -33,7 +33,7 @@ from .errors import (
     SoftTimeLimitExceeded,
 )
 from .followups import next_attempt, on_failure, on_success
-from .interrupts import THROWN, Throwable, shelter
+from .interrupts import THROWN, Interrupted, Throwable, shelter
 from .job import Ended, Job
 from .message import Delivery, Message
 from .options import instant
@@ -237,6 +237,9 @@ class Execution:
                 # Where it was when it was ended.
                 job.verdict.error.__traceback__ = error.__traceback__
             return job.verdict
+        if isinstance(error, Interrupted):
+            # Thrown at the task that runs this one eagerly: it is that one's end.
+            raise error
         if isinstance(error, SoftTimeLimitExceeded) and not error.args:
             error.args = (f"{job.message.task} has run for its soft_time_limit of {job.soft_time_limit:g} s",)
         match error:

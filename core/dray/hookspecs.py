@@ -42,6 +42,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     #: task-sent, task-started, task-succeeded, task-failed, task-retried, task-revoked, task-rejected, task-expired,
     #: task-ignored, task-requeued, task-released, task-handedback, task-recognised,
+    #: task-worker-lost, task-runaway, worker-process-init, worker-process-shutdown (in a child of a pool of processes),
     #: worker-online, worker-stopping, worker-offline, broker-lost, broker-back, backend-lost, backend-back, lease-lost,
     #: dead-letters-trimmed.
     type: str

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import states
 from .broker import Consumer
-from .credit import Credit
+from .credit import MOST, Credit
 from .crew import Crew, released
 from .errors import BackendError, BrokerError, BrokerUnavailable
 from .job import Ended, Job
 from .message import Delivery, Message
-from .outcome import Done
+from .outcome import Done, Outcome
 from .recognition import Recognition
 from .report import about, record
 
@@ -70,8 +70,9 @@ class Source:
         self._making_room: set[Any] = set()
         #: Jobs whose last delivery this is: each runs while nothing else does, for it may be what ends the process.
         self._suspects: deque[Job] = deque()
-        #: True after a suspect came, until something else does: meanwhile messages are taken in one by one.
-        self._wary = False
+        #: How many messages may wait here for a slot; few as long as it is not known that none come that have been lent
+        #: before: if this worker died as well, they would be charged once more.
+        self._most_waiting = 1
         self._room, self._stopping = threading.Event(), threading.Event()
         #: Set while nothing new is to be taken in, and whenever nothing is held.
         self.paused, self.idle = threading.Event(), threading.Event()
@@ -157,6 +158,8 @@ class Source:
                 self._share()
                 self._room.clear()
                 queues, limit = self._credit.allow()
+                if self._most_waiting < MOST and (limit := min(limit, self._most_waiting - self._waiting())) < 1:
+                    queues = ()
                 if self.paused.is_set():
                     if self._may_give_back():
                         self._give_back(self._crew.drain())
@@ -183,7 +186,7 @@ class Source:
                 if not self.consumer.resume():
                     self.consumer = self._app.broker.consumer(self._queues, self._lease)
             asked = self._app.clock.monotonic()
-            limit = 1 if self._wary else min(limit, self._app.broker.capabilities.max_receive_batch)
+            limit = min(limit, self._app.broker.capabilities.max_receive_batch)
             deliveries = self.consumer.receive(limit, wait, queues)
         except BrokerError as error:
             # A refusal too (a read-only disk, a right taken away) is something that people repair while we wait.
@@ -249,6 +252,8 @@ class Source:
         early: list[Job] = []
         triage, lane = self._crew.triage, self._crew.lane
         looked = [triage.look(delivery, lease_until) for delivery in deliveries]
+        if surplus := self._surplus(looked):
+            looked = [(job, outcome) for job, outcome in looked if job not in surplus]
         for job, _ in looked:
             job.kind = lane(job.kind)
             # In the table before anything is waited for: the keeper renews what is there.
@@ -261,13 +266,13 @@ class Source:
                 self._settle(job, triage.unrun(job, outcome))
             elif job.delivery.receipt in done_before:
                 self._settle(job, Ended(Done(None)))
-            elif not job.task.resolved.acks_late:
-                early.append(job)
             elif self._is_suspect(job):
                 self._suspects.append(job)
+            elif not job.task.resolved.acks_late:
+                early.append(job)
             else:
                 ready.setdefault(job.kind, []).append(job)
-        self._wary = bool(self._suspects)
+        self._most_waiting = self._may_wait(deliveries)
         for job in self._acked(early):
             ready.setdefault(job.kind, []).append(job)
         for kind, jobs in ready.items():
@@ -278,7 +283,39 @@ class Source:
     def _is_suspect(self, job: Job) -> bool:
         """Return whether this is the last delivery of a message whose earlier ones never ended."""
         most, count = job.task.resolved.max_deliveries, job.delivery.delivery_count
-        return count >= most > 1 and self._app.broker.capabilities.delivery_count and not self._crew.isolates
+        return (
+            job.task.resolved.acks_late
+            and count >= most > 1
+            and self._app.broker.capabilities.delivery_count
+            and not self._crew.isolates
+        )
+
+    def _surplus(self, looked: Sequence[tuple[Job, Outcome | None]]) -> set[Job]:
+        """Return all suspects but one, given back: at once, for dying while it has them is what would bury them."""
+        suspects = [job for job, outcome in looked if outcome is None and self._is_suspect(job)]
+        if len(suspects) < 2 or not self._may_give_back():
+            return set()
+        try:
+            self.consumer.release([job.delivery for job in suspects[1:]])
+        except BrokerError as error:
+            logger.warning("%d message(s) not given back at once: %s", len(suspects) - 1, error)
+            return set()
+        return set(suspects[1:])
+
+    def _may_wait(self, deliveries: Sequence[Delivery]) -> int:
+        """Return how many messages may wait from now on: one after a suspect, twice as many after a clean batch.
+
+        As long as the batches bring what has been lent before: no more than now, and than can begin at once.
+        """
+        if self._suspects:
+            return 1
+        counted = self._app.broker.capabilities.delivery_count and not self._crew.isolates
+        if counted and any(each.delivery_count > 1 for each in deliveries):
+            return min(self._most_waiting, self._crew.slots)
+        return min(self._most_waiting * 2, MOST)
+
+    def _waiting(self) -> int:
+        return sum(1 for job in list(dict(self._jobs).values()) if not job.began and not job.closed)
 
     def _run_alone(self) -> None:
         """Run the next suspect while nothing else is held here, so that what it may do is charged to nobody else.

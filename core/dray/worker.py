@@ -172,6 +172,8 @@ class Worker:
         conf, queues = self.app.conf, self.queues
         for event in (self._stopping, self._hurry):
             event.clear()
+        if conf.worker_autoscale:
+            self._lanes["def"] = self._lanes["def"].resized(read_autoscale(conf.worker_autoscale)[0])
         jobs = self._jobs = dict[Any, Job]()
         credit = Credit(
             {kind: lane.slots for kind, lane in self._lanes.items()},

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from dray import Dray
-from dray.testing.faults import ExecutionLedger, FlakyBackend, FlakyBroker
+from dray.testing.faults import ExecutionLedger
 
 app = Dray("faulty_shop")
 ledger = ExecutionLedger(os.environ.get("FAULTY_LEDGER", "ledger.txt"))
@@ -54,28 +52,3 @@ def slow(self: Any, n: int) -> int:
 def poison(self: Any) -> None:
     ledger.record(self.request.id)
     os._exit(1)
-
-
-def die() -> None:
-    """End the process as kill -9 does: no handler, no flush, no farewell."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    _never.wait()
-
-
-def die_at(number: int) -> None:
-    """Have this process die at the `number`-th moment before or after a call that it makes to broker or backend."""
-    count, lock = 0, threading.Lock()
-
-    def observe(verb: str, moment: str) -> None:
-        nonlocal count
-        with lock:
-            count += 1
-            if count == number:
-                die()
-
-    _on_every_call(observe)
-
-
-def _on_every_call(observe: Callable[[str, str], None]) -> None:
-    FlakyBroker.between(app).observe(observe)
-    FlakyBackend.between(app).observe(observe)

@@ -57,7 +57,9 @@ def outlast(site: Site, planted: dict[str, bytes]) -> tuple[Worker, dict[str, st
     return worker, reasons
 
 
-@pytest.mark.fault("F11", "garbage, a wrong schema, an unknown task, bad arguments, depth, size")
+@pytest.mark.fault(
+    "F11", "garbage, a wrong schema, an unknown task, bad arguments, depth, size", quick=("sqlite", "rabbitmq", "sqs")
+)
 def test_what_cannot_be_run_is_kept_whole_and_harms_nobody(site: Site) -> None:
     # How unknown tasks wait for a deploy is seen below, on the default; here it is said that nobody will know them.
     site.environment["DRAY_TASK_UNKNOWN_GRACE"] = "0"
@@ -110,7 +112,7 @@ class Planted:
         return shutil.copy, (os.devnull, str(self.mark))
 
 
-@pytest.mark.fault("F12", "a planted pickle")
+@pytest.mark.fault("F12", "a planted pickle", quick=("redis",))
 def test_a_pickle_is_never_opened(site: Site) -> None:
     mark = site.folder / "opened"
     assert pickle.loads(pickle.dumps(Planted(mark))) and mark.exists(), "the pickle is a dud"

@@ -17,7 +17,7 @@ HEARTBEAT = "?heartbeat=3"
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.fault("F14", "a task of ten leases that holds the interpreter lock", quick=("sqlite",))
+@pytest.mark.fault("F14", "a task of ten leases that holds the interpreter lock", quick=())
 def test_a_task_that_holds_the_lock_for_ten_leases_runs_once(site: Site) -> None:
     held(site, "processes")
     site.account(0.0)

@@ -14,9 +14,11 @@ from .site import LEASE, Site, descendants, id_of, kill, lives, pause
 POOLS = pytest.mark.parametrize("pool", ["threads", "processes"])
 #: Seconds in which a parent replaces a child, and in which children notice that their parent is gone.
 SOON = 2.0
+#: Kills in a quick run.
+FEW = 6
 
 
-@pytest.mark.fault("F1", "kill -9 of a whole worker, nobody sends any more", quick=("sqlite", "redis"))
+@pytest.mark.fault("F1", "kill -9 of a whole worker, nobody sends any more", quick=("redis",))
 @POOLS
 def test_what_a_killed_worker_held_is_taken_over(site: Site, seed: int, pool: str) -> None:
     victim = site.worker("--pool", pool, "-c", "4", BESIEGED_STAY="600")
@@ -36,10 +38,10 @@ def test_what_a_killed_worker_held_is_taken_over(site: Site, seed: int, pool: st
 
 @pytest.mark.timeout(240)
 @pytest.mark.fault("F1", "20 workers killed with -9 one after the other, under load", quick=("sqlite",))
-def test_twenty_kills_under_load_lose_nothing(site: Site, seed: int) -> None:
+def test_twenty_kills_under_load_lose_nothing(site: Site, seed: int, request: pytest.FixtureRequest) -> None:
     held: Counter[str] = Counter()
     site.send_some(200)
-    for _ in range(20):
+    for _ in range(20 if request.config.getoption("--all-faults", False) else FEW):
         before = site.begun()
         site.send_some(60)
         victim = site.worker()

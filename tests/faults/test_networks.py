@@ -69,7 +69,7 @@ def cut_and_recover(site: Site, proxy: Proxy, worker: Worker, number: int, when:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.fault("F2", "the connection is cut at every single command", on=REMOTE)
+@pytest.mark.fault("F2", "the connection is cut at every single command", on=REMOTE, quick=("redis", "rabbitmq"))
 def test_a_cut_at_any_command_loses_nothing(
     site: Site, proxy: Proxy, when: When, request: pytest.FixtureRequest
 ) -> None:
@@ -161,7 +161,7 @@ def test_latency_delays_and_loses_nothing(site: Site, seed: int, proxy: Proxy) -
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.fault("F19", "5 % of all that is sent meets a reset", on=REMOTE, quick=("redis",))
+@pytest.mark.fault("F19", "5 % of all that is sent meets a reset", on=REMOTE, quick=())
 def test_resets_lose_nothing(site: Site, seed: int, proxy: Proxy) -> None:
     worker, before = settled_in(site, proxy)
     proxy.resets = 0.05
@@ -179,7 +179,7 @@ def test_resets_lose_nothing(site: Site, seed: int, proxy: Proxy) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.fault("F19", "half-open for 8 s: connections are taken, nothing goes through", on=REMOTE, quick=("redis",))
+@pytest.mark.fault("F19", "half-open for 8 s: connections are taken, nothing goes through", on=REMOTE, quick=())
 def test_a_silent_network_is_survived(site: Site, seed: int, proxy: Proxy) -> None:
     worker, before = settled_in(site, proxy)
     before_it = site.begun()

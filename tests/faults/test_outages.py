@@ -64,7 +64,9 @@ def kill_and_restart(site: Site, worker: Worker, seconds: float) -> tuple[float,
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.fault("F7-F9", "kill -9 of the server and restart, under load, twice", on=DURABLE)
+@pytest.mark.fault(
+    "F7-F9", "kill -9 of the server and restart, under load, twice", on=DURABLE, quick=("redis", "rabbitmq")
+)
 def test_a_server_killed_and_restarted_under_load_loses_nothing(site: Site, seed: int) -> None:
     unsure: dict[str, int] = {}
     soonest = 0.0
@@ -83,7 +85,7 @@ def test_a_server_killed_and_restarted_under_load_loses_nothing(site: Site, seed
     site.account(soonest, may_repeat=unsure, within=SOON)
 
 
-@pytest.mark.fault("F7-F9", "300 sent, then kill -9 of the server at once", on=DURABLE)
+@pytest.mark.fault("F7-F9", "300 sent, then kill -9 of the server at once", on=DURABLE, quick=("rabbitmq",))
 def test_what_was_confirmed_survives_the_server_killed_at_once(site: Site, seed: int) -> None:
     for n in range(300):
         site.send("work", n)

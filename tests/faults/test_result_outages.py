@@ -29,7 +29,7 @@ def written(site: Site, ids: list[str]) -> bool:
     return {site.app.AsyncResult(id).state for id in ids} == {"SUCCESS"}
 
 
-@pytest.mark.fault("F13", "the result backend is away from the start, and comes", quick=("sqlite", "redis"))
+@pytest.mark.fault("F13", "the result backend is away from the start, and comes", quick=("redis",))
 def test_tasks_are_sent_and_run_without_a_result_backend(site: Site, results: Proxy) -> None:
     results.be_away()
     ids = [site.send("work", n) for n in range(40)]
@@ -44,7 +44,7 @@ def test_tasks_are_sent_and_run_without_a_result_backend(site: Site, results: Pr
     site.account(seconds)
 
 
-@pytest.mark.fault("F13", "the result backend goes away under load, and comes back", quick=("sqlite", "redis"))
+@pytest.mark.fault("F13", "the result backend goes away under load, and comes back", quick=("redis",))
 def test_results_of_tasks_that_ended_meanwhile_are_written_later(site: Site, seed: int, results: Proxy) -> None:
     ids = [site.send("work", n, 0.02) for n in range(100)]
     worker = site.worker()

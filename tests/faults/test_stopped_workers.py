@@ -18,7 +18,7 @@ SOON = 2.0
 GRACE, BEYOND = 25.0, 5.0
 
 
-@pytest.mark.fault("F5", "SIGTERM while short tasks run", quick=("redis", "rabbitmq"))
+@pytest.mark.fault("F5", "SIGTERM while short tasks run", quick=("redis",))
 @pytest.mark.parametrize("pool", ["threads", "processes"])
 def test_short_tasks_end_and_none_runs_twice(site: Site, seed: int, pool: str) -> None:
     site.environment.pop("DRAY_WORKER_LEASE")
@@ -38,7 +38,7 @@ def test_short_tasks_end_and_none_runs_twice(site: Site, seed: int, pool: str) -
     site.account(longest, within=SOON)
 
 
-@pytest.mark.fault("F6", "SIGTERM twice while tasks run that do not end, four times over", quick=("redis", "sqs"))
+@pytest.mark.fault("F6", "SIGTERM twice while tasks run that do not end, four times over", quick=("redis",))
 def test_the_second_signal_ends_the_worker_and_charges_nothing(site: Site, seed: int) -> None:
     site.environment.pop("DRAY_WORKER_LEASE")
     for n in range(12):

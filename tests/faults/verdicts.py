@@ -98,8 +98,8 @@ class Verdicts:
 
 
 def order(row: Row) -> tuple[int, str, str]:
-    """Sort F2 before F10."""
-    return int("".join(filter(str.isdigit, row.code))), row.title, row.variant
+    """Sort F2 before F10, and F7-F9 between them."""
+    return int(row.code.partition("-")[0][1:]), row.title, row.variant
 
 
 def write(place: Path, rows: dict[Row, dict[str, dict[str, Any]]]) -> None:

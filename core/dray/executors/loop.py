@@ -62,7 +62,7 @@ class LoopExecutor(Executor):
 
     def stacks(self) -> list[str]:
         return [
-            f"{job.message.task}[{job.message.id}]\n" + "".join(traceback.format_list(_where(task)))
+            f"{job.message.task}[{job.message.id}]\n" + "".join(traceback.format_list(where(task)))
             for loop in list(self._loops)
             for job, task in list(dict(loop.running).items())
         ]
@@ -200,7 +200,7 @@ class _Loop:
         self._fill()
 
 
-def _where(task: asyncio.Task[None]) -> traceback.StackSummary:
+def where(task: asyncio.Task[None]) -> traceback.StackSummary:
     """Return where a coroutine waits, through all that it awaits."""
     frames: list[Any] = []
     step: Any = task.get_coro()

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ..errors import SoftTimeLimitExceeded
-from ..executors.loop import _where as where
+from ..executors.loop import where
 from ..interrupts import LATER, SOON, TIMES, Interrupted, throw, touchable
 from ..job import Job
 from ..outcome import Revoked

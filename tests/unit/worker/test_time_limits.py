@@ -656,6 +656,9 @@ class Lock:
 
 def test_a_lock_that_is_just_being_taken_or_given_back_is_not_left_behind(shop: Shop) -> None:
     lock = Lock()
+    if sys.version_info >= (3, 13):
+        # There a thread is hit one step after the place where it was seen: giving back must not take two.
+        lock.release = lock._lock.release  # type: ignore[method-assign]
 
     @shop.app.task(soft_time_limit=0.01)
     def locks() -> None:
@@ -751,7 +754,8 @@ def test_a_thread_may_be_hit_in_user_code_but_not_in_what_must_come_to_its_end()
     with guarded:
         helper("in the block")
     guarded.handle(logging.makeLogRecord({}))
-    logging._handlerList.clear()
+    guarded.acquire()
+    guarded.release()
     del guarded
     note("here")
     no, yes = (False, False), (True, True)
