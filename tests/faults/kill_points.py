@@ -2,8 +2,9 @@
 
     python kill_points.py FOLDER [URL [FIRST EVERY]]       # prints one JSON object
 
-Without a URL each point has an SQLite file of its own. With FIRST and EVERY only each EVERYth point is tried. dray is
-imported once; every sender, victim and rescuer is a fork of this process, which itself opens nothing.
+Without a URL, or with an empty one, each point has an SQLite file of its own. With FIRST and EVERY only each EVERYth
+point is tried. dray is imported once; every sender, victim and rescuer is a fork of this process, which itself opens
+nothing.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ EVERY = 7
 def test_a_worker_killed_at_any_of_its_calls_loses_nothing(
     site: Site, place: Place, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    where = [] if place.server is None else [site.url]
+    where = [""] if place.server is None else [site.url]
     whole = request.config.getoption("--all-faults", False)
     done = subprocess.run(
         [sys.executable, "kill_points.py", str(tmp_path / "points"), *where, *([] if whole else ["1", f"{EVERY}"])],

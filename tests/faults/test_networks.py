@@ -22,7 +22,7 @@ DEFAULT_LEASE = 30.0
 #: Lease (seconds) while commands are cut one by one: what was handed out and never arrived is waited for.
 SHORT = 1.0
 #: Threads and connections that a pool may have more of at one time than at another.
-SOME = 4
+SOME = 8
 #: Seconds for which resets go on.
 BAD_TIMES = 15.0
 #: Most commands of one life that are cut, one life each; and how many of them in a quick run.

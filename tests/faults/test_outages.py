@@ -19,6 +19,9 @@ SOON = 5.0
 #: Runs that began so long (seconds) before the server died may not be acked yet, as far as its disk knows. RabbitMQ
 #: does not confirm acks and writes them down later.
 UNCONFIRMED = {"redis": 1.0, "postgresql": 1.0, "rabbitmq": 10.0}
+#: Where what comes a second time is put back as a copy that carries its count: publish, then ack. That ack may be
+#: undone as well, and then there are two of what has not even begun.
+COUNTED_BY_COPY = ("rabbitmq",)
 
 
 class Opening:
@@ -53,6 +56,7 @@ def kill_and_restart(site: Site, worker: Worker, seconds: float) -> tuple[float,
     noticed = worker.said("broker away")
     since = SYSTEM_CLOCK.monotonic() - UNCONFIRMED[site.place.name]
     site.place.server.kill()
+    sent = list(site.expected)
     wait_until(lambda: worker.said("broker away") > noticed, timeout=20)
     pause(seconds)
     with Opening(site.place.server.port) as opening:
@@ -60,7 +64,13 @@ def kill_and_restart(site: Site, worker: Worker, seconds: float) -> tuple[float,
     wait_until(lambda: site.runs.first_begin_since(opening.at) or not worker.alive, timeout=40)
     again = site.runs.first_begin_since(opening.at)
     assert again is not None, "the worker has ended"
-    return again - opening.at, {line.run for line in site.runs.lines() if since <= line.at < again}
+    unsure = {line.run for line in site.runs.lines() if since <= line.at < again}
+    if site.place.name in COUNTED_BY_COPY:
+        # What was being sent when it died was sent once more, and may be there twice too.
+        wait_until(lambda: len(site.expected) > len(sent) + 1, timeout=40)
+        sent = site.expected[: len(sent) + 2]
+        unsure |= set(sent) - {line.run for line in site.runs.lines() if line.what == "end" and line.at < since}
+    return again - opening.at, unsure
 
 
 @pytest.mark.timeout(240)

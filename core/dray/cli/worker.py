@@ -27,7 +27,13 @@ SETTINGS = {
 
 
 #: Pools of Celery's that are called something else, or are not there.
-POOLS = {"prefork": "processes", "eventlet": "gevent", "thread": "threads", "process": "processes"}
+POOLS = {
+    "prefork": "processes",
+    "eventlet": "threads",
+    "gevent": "threads",
+    "thread": "threads",
+    "process": "processes",
+}
 
 
 def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -98,7 +104,7 @@ def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
     "-P",
     "--pool",
     metavar="NAME",
-    help="What `def` tasks run on: threads, processes, solo, asyncio, gevent, or a plugin's.",
+    help="What `def` tasks run on: threads, processes, solo, asyncio, or a plugin's.",
     default_text="threads",
     callback=_pool,
 )

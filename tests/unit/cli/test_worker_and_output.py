@@ -78,7 +78,7 @@ def test_an_unknown_pool_is_told_from_those_there_are(run: CommandLine) -> None:
     assert said.startswith("no pool called 'forests' is installed") and "threads" in said
 
 
-@pytest.mark.parametrize(("celery", "here"), [("prefork", "processes"), ("eventlet", "gevent")])
+@pytest.mark.parametrize(("celery", "here"), [("prefork", "processes"), ("eventlet", "threads"), ("gevent", "threads")])
 def test_pools_of_celery_are_answered(run: CommandLine, celery: str, here: str) -> None:
     assert run("-A", "shop", "worker", "-P", celery).usage_error().endswith(f"there is no pool '{celery}': say {here}")
 
