@@ -426,6 +426,7 @@ def _verdict(cell: dict[str, Any] | None) -> str:
     told = f"{cell['lost']} / {cell['duplicated']} / {cell['hung']}"
     if cell["seconds"]:
         told += f", {cell['seconds']:.1f} s"
+    told += f" ({cell['runs']}x)"
     return f"**failed {cell['failed']} of {cell['runs']}**: {told}" if cell["failed"] else told
 
 

@@ -111,9 +111,18 @@ def write(place: Path, rows: dict[Row, dict[str, dict[str, Any]]]) -> None:
             for entry in json.loads(place.read_text()):
                 known[Row(entry["code"], entry["title"], entry["variant"])] = entry["cells"]
         for row, cells in rows.items():
-            known.setdefault(row, {}).update(cells)
+            for broker, cell in cells.items():
+                before = known.setdefault(row, {}).get(broker)
+                known[row][broker] = together(before, cell) if before else cell
         entries = [{**row._asdict(), "cells": dict(sorted(known[row].items()))} for row in sorted(known, key=order)]
         place.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def together(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return two runs of one cell as one: what is tried again, and passes, does not hide that it has failed."""
+    added = {name: before[name] + now[name] for name in ("runs", "failed", "lost", "duplicated", "hung")}
+    notes = list(dict.fromkeys([*before["notes"], *now["notes"]]))
+    return {**added, "seconds": max(before["seconds"], now["seconds"]), "notes": notes}
 
 
 @contextmanager
