@@ -7,12 +7,13 @@ a thread is not hit where it would do harm to others (`touchable`), but as soon 
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,10 @@ TIMES, SOON, LATER = 1500, 0.002, 0.1
 
 #: Held while something is thrown into a thread, and while a job makes sure that nothing more is.
 _throwing = threading.Lock()
-#: Threads into which something may have been thrown since their last `shelter`.
-_struck: set[int] = set()
+#: Threads into which something may have been thrown since their last `shelter`, and what.
+_struck: dict[int, tuple[Job, type[BaseException]]] = {}
+#: What the interpreter told of exceptions that nobody receives before we listened (None: we do not yet).
+_reported: Callable[[sys.UnraisableHookArgs], Any] | None = None
 
 _ENGINE = os.path.dirname(__file__)
 _LOGGING = logging.__file__
@@ -51,8 +54,31 @@ def throw(job: Job, error: type[BaseException]) -> None:
 
     A thread that waits inside an extension - for a lock, a socket, a sleep - takes that step when the wait is over.
     """
+    _watch_for_swallowed()
     if not _strike(job, error):
         threading.Thread(target=_insist, args=(job, error), name="dray-interrupt", daemon=True).start()
+
+
+def _watch_for_swallowed() -> None:
+    """See to it that what hits a thread where nobody can receive it is thrown again.
+
+    The interpreter calls Python in the middle of a task - finalizers, callbacks of weak references and of the garbage
+    collector - and swallows what is raised there. It says so to one hook, once for the whole process.
+    """
+    global _reported
+    with _throwing:
+        if _reported is not None:
+            return
+        _reported = before = sys.unraisablehook
+
+        def again(unraisable: sys.UnraisableHookArgs) -> None:
+            if not issubclass(unraisable.exc_type, THROWN):
+                before(unraisable)
+            elif (thrown := _struck.get(threading.get_ident())) is not None:
+                # Not `threading.Thread`, which takes locks: this may be the middle of one that is being started.
+                _thread.start_new_thread(_insist, thrown)
+
+        sys.unraisablehook = again
 
 
 def _insist(job: Job, error: type[BaseException]) -> None:
@@ -70,7 +96,7 @@ def _strike(job: Job, error: type[BaseException]) -> bool:
     with _throwing:
         thread = job.thread
         # Before the look: whoever ends the exposed time after it sees this, and waits for the lock.
-        _struck.add(thread)
+        _struck[thread] = job, error
         if not job.exposed:
             return job.ran is not None or job.closed
         # The thread stands still as long as we keep the interpreter: where we see it is where it will be hit.
@@ -98,7 +124,7 @@ def shelter(job: Job) -> None:
             from ctypes import c_ulong, pythonapi
 
             with _throwing:
-                _struck.discard(job.thread)
+                _struck.pop(job.thread, None)
                 # Thrown, and not yet raised: taken back.
                 pythonapi.PyThreadState_SetAsyncExc(c_ulong(job.thread), None)
             return

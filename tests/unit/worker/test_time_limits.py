@@ -10,6 +10,7 @@ import random
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -635,6 +636,23 @@ def test_whenever_it_is_thrown_it_hits_the_task_or_nobody(
 
 
 # Where a thread is not hit
+
+
+def test_what_hits_a_callback_whose_errors_nobody_receives_is_thrown_again(shop: Shop) -> None:
+    def dropped(_: Any) -> None:
+        busy(0.001)
+
+    @shop.app.task(soft_time_limit=0.01)
+    def drops() -> None:
+        while True:
+            thing = Lock()
+            watch = weakref.ref(thing, dropped)
+            del thing
+            assert watch() is None
+
+    with crew_of(shop, concurrency=1):
+        for result in drops.delay_many([()] * 50):
+            assert isinstance(result.get(timeout=30, propagate=False), SoftTimeLimitExceeded)
 
 
 class Lock:
