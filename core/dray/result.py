@@ -174,7 +174,8 @@ class AsyncResult(Generic[T]):
         end = None if timeout is None else clock.monotonic() + timeout
         self._report()
         while self._final is None:
-            self._raise_if_over()
+            if (over := self._over()) is not None:
+                return _given(over, propagate)
             look = STILL_THERE if end is None else min(STILL_THERE, end - clock.monotonic())
             if look <= 0:
                 raise self._timeout(timeout)
@@ -193,7 +194,8 @@ class AsyncResult(Generic[T]):
             async with asyncio.timeout(timeout):
                 await asyncio.to_thread(self._report)
                 while self._final is None:
-                    await asyncio.to_thread(self._raise_if_over)
+                    if (over := await asyncio.to_thread(self._over)) is not None:
+                        return _given(over, propagate)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self.app.rounds(self._backend).next_look(self.id), STILL_THERE)
                     await asyncio.to_thread(self._report)
@@ -241,10 +243,10 @@ class AsyncResult(Generic[T]):
         report = self._report()
         return report.state if report else states.UNKNOWN
 
-    def _raise_if_over(self) -> None:
-        """Raise when waiting is in vain: nothing is stored, and the broker says that nothing will be."""
+    def _over(self) -> Exception | None:
+        """Return the error of a task that has ended without a stored result; raise when nobody knows the task."""
         if self._report() is not None:
-            return
+            return None
         state = self._whereabouts()
         if state == states.UNKNOWN:
             raise UnknownResult(
@@ -252,7 +254,8 @@ class AsyncResult(Generic[T]):
                 "result has expired (result_expires), or it ran with ignore_result"
             )
         if self._final is None and state in states.FINAL_STATES:
-            raise _ENDS.get(state, TaskFailed)(f"task {self.id}: {state}, and no result was stored")
+            return _ENDS.get(state, TaskFailed)(f"task {self.id}: {state}, and no result was stored")
+        return None
 
     def _value(self, report: Report) -> Any:
         if report.failure is not None:
@@ -282,9 +285,8 @@ class AsyncResult(Generic[T]):
 
     def _outcome(self, report: Report, propagate: bool) -> T:
         value = self._value(report)
-        if propagate and report.state != states.SUCCESS and isinstance(value, BaseException):
-            raise value
-        return value  # type: ignore[no-any-return]
+        failed = report.state != states.SUCCESS and isinstance(value, BaseException)
+        return _given(value, propagate) if failed else value  # type: ignore[no-any-return]
 
     def _may_block(self, disable_sync_subtasks: bool) -> None:
         if asyncio._get_running_loop() is not None:
@@ -350,6 +352,13 @@ class Rounds:
                 future.set_result(None)
             else:
                 future.set_exception(error)
+
+
+def _given(error: BaseException, propagate: bool) -> Any:
+    """Raise an error, or return it."""
+    if propagate:
+        raise error
+    return error
 
 
 def _aware(instant: float | None) -> datetime | None:

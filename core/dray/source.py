@@ -71,7 +71,7 @@ class Source:
         #: Jobs whose last delivery this is: each runs while nothing else does, for it may be what ends the process.
         self._suspects: deque[Job] = deque()
         #: How many messages may wait here for a slot; few as long as it is not known that none come that have been lent
-        #: before: if this worker died as well, they would be charged once more.
+        #: before, and hardly any when they do: if this worker died as well, they would be charged once more.
         self._most_waiting = 1
         self._room, self._stopping = threading.Event(), threading.Event()
         #: Set while nothing new is to be taken in, and whenever nothing is held.
@@ -158,7 +158,7 @@ class Source:
                 self._share()
                 self._room.clear()
                 queues, limit = self._credit.allow()
-                if self._most_waiting < MOST and (limit := min(limit, self._most_waiting - self._waiting())) < 1:
+                if self._most_waiting < MOST and (limit := min(limit, self._room_now())) < 1:
                     queues = ()
                 if self.paused.is_set():
                     if self._may_give_back():
@@ -305,17 +305,21 @@ class Source:
     def _may_wait(self, deliveries: Sequence[Delivery]) -> int:
         """Return how many messages may wait from now on: one after a suspect, twice as many after a clean batch.
 
-        As long as the batches bring what has been lent before: no more than now, and than can begin at once.
+        Hardly any, as long as the batches bring what has been lent before.
         """
         if self._suspects:
             return 1
         counted = self._app.broker.capabilities.delivery_count and not self._crew.isolates
         if counted and any(each.delivery_count > 1 for each in deliveries):
-            return min(self._most_waiting, self._crew.slots)
-        return min(self._most_waiting * 2, MOST)
+            return 0
+        return min(max(self._most_waiting, 1) * 2, MOST)
 
-    def _waiting(self) -> int:
-        return sum(1 for job in list(dict(self._jobs).values()) if not job.began and not job.closed)
+    def _room_now(self) -> int:
+        """Return how many messages can begin at once, and may wait."""
+        held = [job for job in list(dict(self._jobs).values()) if not job.closed]
+        waiting = sum(1 for job in held if not job.began)
+        # One waits if need be: it may be for the other lane, and that one free.
+        return self._most_waiting - waiting if self._most_waiting else max(self._crew.slots - len(held), 1 - waiting)
 
     def _run_alone(self) -> None:
         """Run the next suspect while nothing else is held here, so that what it may do is charged to nobody else.

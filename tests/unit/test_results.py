@@ -347,6 +347,7 @@ def test_get_of_a_task_that_is_revoked_but_still_waits_does_not_wait_for_it(dray
     assert result.ready()
     with pytest.raises(TaskRevoked):
         result.get(timeout=5)
+    assert isinstance(result.get(timeout=5, propagate=False), TaskRevoked)
 
 
 async def test_aget_of_a_dead_letter_without_a_report_does_not_wait_for_it(dray_app: Dray, dray_worker: Driver) -> None:
