@@ -23,6 +23,10 @@ SERVERS: dict[str, tuple[type[Server], Callable[[], Splitter]]] = {
 BROKERS = ("sqlite", *SERVERS)
 #: Those that can be killed: what they confirmed is on their disk. The SQS that tests have keeps its queues in memory.
 DURABLE = ("redis", "rabbitmq", "postgresql")
+#: Those that can only put a copy in the place of a message, and then remove it: killed in between, there are two of it.
+COPYING = ("rabbitmq", "sqs")
+#: Those that lend without being asked in that moment, to whoever has a consumer or a long poll open, dead or alive.
+PUSHING = ("rabbitmq", "sqs")
 
 
 class Place:
@@ -42,6 +46,16 @@ class Place:
     @property
     def splitter(self) -> Callable[[], Splitter]:
         return SERVERS[self.name][1]
+
+    @property
+    def copies(self) -> bool:
+        """Whether a message is given back, or counted, by putting a copy in its place."""
+        return self.name in COPYING
+
+    @property
+    def pushes(self) -> bool:
+        """Whether messages may be counted as delivered that nobody has received."""
+        return self.name in PUSHING
 
     def url(self, folder: Path) -> str:
         """Return where messages wait; for SQLite a file in `folder`."""

@@ -225,6 +225,7 @@ class Site:
         seconds: float,
         *,
         may_repeat: int | Iterable[str] | Mapping[str, int] = 0,
+        twins: int = 0,
         within: float | None = None,
         may_be_buried: Iterable[str] = (),
         note: str = "",
@@ -232,7 +233,8 @@ class Site:
         """Say what was lost, repeated and left hanging; fail unless it is what the fault's criterion allows.
 
         `may_repeat`: how many runs may begin again in all, or which, once or so often each. `within`: what `seconds`
-        may be at most. `may_be_buried`: ids that may be dead letters; any other confirmed call must have run.
+        may be at most. `twins`: how many others may begin again, there being two of their message.
+        `may_be_buried`: ids that may be dead letters; any other confirmed call must have run.
         """
         unended = self.missing()
         buried = self.buried() if unended else {}
@@ -251,7 +253,8 @@ class Site:
         self.judge(verdict)
         assert not missing and not hung, f"lost {verdict.lost}, hung {hung} (stuck workers: {stuck}): {sorted(missing)}"
         assert not wrongly, f"buried: {[(id, buried[id]) for id in wrongly]}"
-        assert not _beyond(repeated, may_repeat), f"began too often: {_beyond(repeated, may_repeat)}"
+        beyond = _beyond(repeated, may_repeat)
+        assert sum(beyond.values()) <= twins, f"began too often: {beyond}, and {twins} would have been allowed"
         assert within is None or seconds <= within, f"took {seconds:.1f} s, allowed are {within:g} s"
 
     def _stop_workers(self) -> int:
