@@ -123,6 +123,7 @@ class Crew:
         #: How often tasks have ended a process of this worker, by their ids, the last ones.
         self._deaths: dict[str, int] = {}
         self._pid = os.getpid()
+        self._monotonic = app.clock.monotonic
         #: How many tasks could not be ended at their limit, and go on running unheard.
         self.runaways = 0
 
@@ -197,9 +198,10 @@ class Crew:
     # On the executors' threads (`Host`)
 
     def run(self, job: Job) -> Ended:
-        if (refused := self.admit(job)) is not None:
+        now = self._monotonic()
+        if (refused := self._refused(job, now)) is not None:
             return refused
-        job.began = self.app.clock.monotonic()
+        job.began = now
         try:
             ended = self.execution.run(job)
         except BaseException as error:
@@ -208,21 +210,26 @@ class Crew:
             # The task has forked, and its child has come back: a copy without the worker's other threads. Whatever it
             # did next, it would do with the parent's connections.
             os._exit(1)
-        job.ran = self.app.clock.monotonic() - job.began
+        job.ran = self._monotonic() - job.began
         return ended
 
     async def arun(self, job: Job) -> Ended:
-        if (refused := self.admit(job)) is not None:
+        now = self._monotonic()
+        if (refused := self._refused(job, now)) is not None:
             return refused
-        job.began = self.app.clock.monotonic()
+        job.began = now
         try:
             ended = await self.execution.arun(job)
         except BaseException as error:
             ended = self._survived(job, error)
-        job.ran = self.app.clock.monotonic() - job.began
+        job.ran = self._monotonic() - job.began
         return ended
 
     def admit(self, job: Job) -> Ended | None:
+        return self._refused(job, self._monotonic())
+
+    def _refused(self, job: Job, now: float) -> Ended | None:
+        """Say once more, in the last moment, whether the job may begin."""
         if job.lost or job.stopping:
             return released(job)
         if job.cancelled:
@@ -230,11 +237,7 @@ class Crew:
         expires = job.message.expires
         if expires is not None and expires <= self.app.clock.time():
             return self.triage.unrun(job, Expired())
-        if (
-            not job.acked
-            and job.lease_until - self.app.clock.monotonic() < self.lease / 2
-            and self.app.broker.capabilities.lease
-        ):
+        if not job.acked and job.lease_until - now < self.lease / 2 and self.app.broker.capabilities.lease:
             # The process was frozen, or the keeper starved: before the job ends, someone else may have it.
             return Ended(Released())
         return None

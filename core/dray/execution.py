@@ -69,9 +69,10 @@ class Execution:
         try:
             outcome = self._decode(job, context) or self._attempt(job, context)
             ended = self._end(job, context, outcome, began)
-            for hook, arguments in self._hooks_after(job, ended):
-                self._hook(context, hook, *arguments)
-            return self._forgotten(ended)
+            if job.task.hooks:
+                for hook, arguments in self._hooks_after(job, ended):
+                    self._hook(context, hook, *arguments)
+            return ended if type(ended.outcome) is Done else self._forgotten(ended)
         finally:
             current.reset(token)
 
@@ -82,9 +83,10 @@ class Execution:
         try:
             outcome = self._decode(job, context) or await self._aattempt(job, context)
             ended = self._end(job, context, outcome, began)
-            for hook, arguments in self._hooks_after(job, ended):
-                await self._ahook(context, hook, *arguments)
-            return self._forgotten(ended)
+            if job.task.hooks:
+                for hook, arguments in self._hooks_after(job, ended):
+                    await self._ahook(context, hook, *arguments)
+            return ended if type(ended.outcome) is Done else self._forgotten(ended)
         finally:
             current.reset(token)
 
@@ -292,6 +294,8 @@ class Execution:
         except Exception as error:
             outcome = Failed(error, job.task.resolved.dead_letter)
             ended = self._written(job, context, outcome)
+        if ended.report is None and type(ended.outcome) is Done and not self._telling():
+            return ended
         now = self.app.clock.time()
         if ended.report is not None:
             final = ended.report.state in states.FINAL_STATES
@@ -368,8 +372,7 @@ class Execution:
 
         A failure with one of the `expected` exceptions is part of the work and shows no traceback.
         """
-        listening = self.app.listening
-        if type(outcome) is Done and not listening and not logger.isEnabledFor(logging.INFO):
+        if type(outcome) is Done and not self._telling():
             return
         level, verb, rest, shown = logging.INFO, type(outcome).__name__.lower(), "", None
         match outcome:
@@ -393,15 +396,17 @@ class Execution:
             if runtime is not None:
                 extra["runtime"] = round(runtime, 6)
             logger.log(level, "%s[%s] %s%s%s", message.task, message.id, verb, took, said, exc_info=shown, extra=extra)
-        if listening:
+        if self.app.listening:
             self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
+
+    def _telling(self) -> bool:
+        """Return whether anybody wants to know of tasks that simply succeed."""
+        return logger.isEnabledFor(logging.INFO) or self.app.listening
 
     # The hooks of a task's own class
 
     def _hooks_after(self, job: Job, ended: Ended) -> list[tuple[str, tuple[Any, ...]]]:
         overridden = job.task.hooks
-        if not overridden:
-            return []
         match ended.outcome:
             case Done(value):
                 calls = [("on_success", (value,)), ("after_return", (states.SUCCESS, value))]

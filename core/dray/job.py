@@ -50,10 +50,13 @@ class Job:
         self.context: Context | None = None
         own = task.resolved
         #: Seconds its run may take (None: no limit): then SoftTimeLimitExceeded is raised in it, and then it is ended.
-        self.soft_time_limit = message.soft_time_limit or own.soft_time_limit
-        self.time_limit = message.time_limit or own.time_limit
+        self.soft_time_limit, self.time_limit = own.soft_time_limit, own.time_limit
         #: The first of them that it can reach.
-        self.limit = min(self.soft_time_limit or inf, self.time_limit or inf)
+        self.limit = own.limit
+        if message.soft_time_limit or message.time_limit:
+            self.soft_time_limit = message.soft_time_limit or own.soft_time_limit
+            self.time_limit = message.time_limit or own.time_limit
+            self.limit = min(self.soft_time_limit or inf, self.time_limit or inf)
         #: What becomes of it, decided while it runs: whatever the task itself comes to does not count any more.
         self.verdict: Outcome | None = None
         #: True once what it came to has been taken.

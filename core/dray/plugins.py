@@ -154,7 +154,8 @@ class Plugins:
 
     def has(self, hook: str) -> bool:
         """Return whether any plugin implements `hook`. Cheap enough to ask for every message."""
-        return bool(self._calls_of(hook))
+        calls = self._calls.get(hook)
+        return bool(self._calls_of(hook) if calls is None else calls)
 
     def observe(self, hook: str, **arguments: Any) -> Any:
         """Call every implementation of `hook`; one that raises is logged and counted, and stops nobody.

@@ -175,7 +175,7 @@ class AsyncResult(Generic[T]):
         self._report()
         while self._final is None:
             if (over := self._over()) is not None:
-                return _given(over, propagate)
+                return _given(over, propagate)  # type: ignore[no-any-return]
             look = STILL_THERE if end is None else min(STILL_THERE, end - clock.monotonic())
             if look <= 0:
                 raise self._timeout(timeout)
@@ -195,7 +195,7 @@ class AsyncResult(Generic[T]):
                 await asyncio.to_thread(self._report)
                 while self._final is None:
                     if (over := await asyncio.to_thread(self._over)) is not None:
-                        return _given(over, propagate)
+                        return _given(over, propagate)  # type: ignore[no-any-return]
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self.app.rounds(self._backend).next_look(self.id), STILL_THERE)
                     await asyncio.to_thread(self._report)

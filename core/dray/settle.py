@@ -293,15 +293,17 @@ class Settler:
 
     def _store(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
         """Store reports and states, each in the backend of its task; return those that have to wait for theirs."""
-        places: dict[str, tuple[list[_Entry], list[Kept]]] = {}
-        for entry in entries:
-            if not entry.stored:
-                place = self._app.backend_url_of(entry.job.message.task)
-                places.setdefault(place, ([], []))[0].append(entry)
-        for note in notes:
-            places.setdefault(note.backend, ([], []))[1].append(note)
-        waiting = [entry for place, (some, said) in places.items() for entry in self._store_at(place, some, said)]
-        notes[:] = [note for _, said in places.values() for note in said]
+        wanted = [entry for entry in entries if not entry.stored]
+        places = {entry.job.task.resolved.backend for entry in wanted} | {note.backend for note in notes}
+        if len(places) == 1:
+            return self._store_at(places.pop(), wanted, notes)
+        waiting, left = [], []
+        for place in places:
+            said = [note for note in notes if note.backend == place]
+            here = [entry for entry in wanted if entry.job.task.resolved.backend == place]
+            waiting += self._store_at(place, here, said)
+            left += said
+        notes[:] = left
         return waiting
 
     def _store_at(self, place: str, wanted: list[_Entry], notes: list[Kept]) -> list[_Entry]:

@@ -35,6 +35,8 @@ WAIT = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 #: Seconds in which nothing has ended, after which what waits for a slot is given back.
 SHARE_AFTER = 1.0
+#: How many times as many messages may wait here after each batch of which none has been lent before.
+GROWTH = 4
 
 
 class Source:
@@ -250,12 +252,13 @@ class Source:
         self._last_end = self._app.clock.monotonic()
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
-        triage, lane = self._crew.triage, self._crew.lane
+        triage, lane = self._crew.triage, {kind: self._crew.lane(kind) for kind in ("def", "async")}
         looked = [triage.look(delivery, lease_until) for delivery in deliveries]
-        if surplus := self._surplus(looked):
+        again = [delivery for delivery in deliveries if delivery.delivery_count > 1]
+        if again and (surplus := self._surplus(looked)):
             looked = [(job, outcome) for job, outcome in looked if job not in surplus]
         for job, _ in looked:
-            job.kind = lane(job.kind)
+            job.kind = lane[job.kind]
             # In the table before anything is waited for: the keeper renews what is there.
             self._jobs[job.delivery.receipt] = job
         for (queue, kind), count in Counter((job.delivery.queue, job.kind) for job, _ in looked).items():
@@ -266,13 +269,13 @@ class Source:
                 self._settle(job, triage.unrun(job, outcome))
             elif job.delivery.receipt in done_before:
                 self._settle(job, Ended(Done(None)))
-            elif self._is_suspect(job):
+            elif again and self._is_suspect(job):
                 self._suspects.append(job)
             elif not job.task.resolved.acks_late:
                 early.append(job)
             else:
                 ready.setdefault(job.kind, []).append(job)
-        self._most_waiting = self._may_wait(deliveries)
+        self._most_waiting = self._may_wait(bool(again))
         for job in self._acked(early):
             ready.setdefault(job.kind, []).append(job)
         for kind, jobs in ready.items():
@@ -302,17 +305,16 @@ class Source:
             return set()
         return set(suspects[1:])
 
-    def _may_wait(self, deliveries: Sequence[Delivery]) -> int:
-        """Return how many messages may wait from now on: one after a suspect, twice as many after a clean batch.
+    def _may_wait(self, lent_before: bool) -> int:
+        """Return how many messages may wait from now on: one after a suspect, GROWTH times as many after a clean batch.
 
         Hardly any, as long as the batches bring what has been lent before.
         """
         if self._suspects:
             return 1
-        counted = self._app.broker.capabilities.delivery_count and not self._crew.isolates
-        if counted and any(each.delivery_count > 1 for each in deliveries):
+        if lent_before and self._app.broker.capabilities.delivery_count and not self._crew.isolates:
             return 0
-        return min(max(self._most_waiting, 1) * 2, MOST)
+        return min(max(self._most_waiting, 1) * GROWTH, MOST)
 
     def _room_now(self) -> int:
         """Return how many messages can begin at once, and may wait."""

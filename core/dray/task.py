@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from datetime import datetime
 from functools import cached_property, update_wrapper
 from inspect import iscoroutinefunction
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
 
 import msgspec
@@ -71,6 +72,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds a run may take, or None.
     time_limit: float | None
     soft_time_limit: float | None
+    #: The first of them that a run can reach (inf: there is none).
+    limit: float
     #: Which arguments are not to be shown (`Parameters.marks`).
     sensitive: tuple[int | str, ...]
     policy: RetryPolicy
@@ -374,6 +377,7 @@ class Task(Generic[P, R]):
             reject_on_worker_lost=said.get("reject_on_worker_lost", conf.task_reject_on_worker_lost),
             time_limit=hard,
             soft_time_limit=soft,
+            limit=min(soft or inf, hard or inf),
             sensitive=self.parameters.marks,
             policy=read_policy(
                 said,
