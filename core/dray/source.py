@@ -35,8 +35,6 @@ WAIT = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 #: Seconds in which nothing has ended, after which what waits for a slot is given back.
 SHARE_AFTER = 1.0
-#: How many times as many messages may wait here after each batch of which none has been lent before.
-GROWTH = 4
 
 
 class Source:
@@ -253,10 +251,10 @@ class Source:
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
         triage, lane = self._crew.triage, {kind: self._crew.lane(kind) for kind in ("def", "async")}
-        looked = [triage.look(delivery, lease_until) for delivery in deliveries]
-        again = [delivery for delivery in deliveries if delivery.delivery_count > 1]
-        if again and (surplus := self._surplus(looked)):
-            looked = [(job, outcome) for job, outcome in looked if job not in surplus]
+        again, fresh = self._apart(deliveries)
+        # Those first: what this worker does not keep of them it gives back while it still knows nothing of the others.
+        looked = self._kept([triage.look(delivery, lease_until) for delivery in again]) if again else []
+        looked += [triage.look(delivery, lease_until) for delivery in fresh]
         for job, _ in looked:
             job.kind = lane[job.kind]
             # In the table before anything is waited for: the keeper renews what is there.
@@ -286,39 +284,56 @@ class Source:
     def _is_suspect(self, job: Job) -> bool:
         """Return whether this is the last delivery of a message whose earlier ones never ended."""
         most, count = job.task.resolved.max_deliveries, job.delivery.delivery_count
-        return (
-            job.task.resolved.acks_late
-            and count >= most > 1
-            and self._app.broker.capabilities.delivery_count
-            and not self._crew.isolates
-        )
+        return job.task.resolved.acks_late and count >= most > 1 and self._counts
 
-    def _surplus(self, looked: Sequence[tuple[Job, Outcome | None]]) -> set[Job]:
-        """Return all suspects but one, given back: at once, for dying while it has them is what would bury them."""
-        suspects = [job for job, outcome in looked if outcome is None and self._is_suspect(job)]
-        if len(suspects) < 2 or not self._may_give_back():
-            return set()
+    def _apart(self, deliveries: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+        """Return those that were lent before, if dying while it has them is what would bury them, and the others."""
+        again = [delivery for delivery in deliveries if delivery.delivery_count > 1]
+        if not again or not self._counts:
+            return (), deliveries
+        return again, [delivery for delivery in deliveries if delivery.delivery_count <= 1]
+
+    def _kept(self, looked: list[tuple[Job, Outcome | None]]) -> list[tuple[Job, Outcome | None]]:
+        """Give back at once, of messages that were lent before, what cannot begin at once; return the others.
+
+        Of suspects one is kept, and nothing beside it.
+        """
+        waiting = [job for job, outcome in looked if outcome is None]
+        suspect = next((job for job in waiting if self._is_suspect(job)), None)
+        if suspect is not None:
+            waiting.remove(suspect)
+        else:
+            waiting = waiting[max(1, self._crew.slots - len(self._open())) :]
+        if not waiting or not self._may_give_back():
+            return looked
         try:
-            self.consumer.release([job.delivery for job in suspects[1:]])
+            self.consumer.release([job.delivery for job in waiting])
         except BrokerError as error:
-            logger.warning("%d message(s) not given back at once: %s", len(suspects) - 1, error)
-            return set()
-        return set(suspects[1:])
+            logger.warning("%d message(s) not given back at once: %s", len(waiting), error)
+            return looked
+        given = set(waiting)
+        return [(job, outcome) for job, outcome in looked if job not in given]
 
     def _may_wait(self, lent_before: bool) -> int:
-        """Return how many messages may wait from now on: one after a suspect, GROWTH times as many after a clean batch.
+        """Return how many messages may wait from now on: one after a suspect, twice as many after a clean batch.
 
         Hardly any, as long as the batches bring what has been lent before.
         """
         if self._suspects:
             return 1
-        if lent_before and self._app.broker.capabilities.delivery_count and not self._crew.isolates:
-            return 0
-        return min(max(self._most_waiting, 1) * GROWTH, MOST)
+        return 0 if lent_before else min(max(self._most_waiting, 1) * 2, MOST)
+
+    @property
+    def _counts(self) -> bool:
+        """Whether messages are charged with the death of a worker that has them."""
+        return self._app.broker.capabilities.delivery_count and not self._crew.isolates
+
+    def _open(self) -> list[Job]:
+        return [job for job in list(dict(self._jobs).values()) if not job.closed]
 
     def _room_now(self) -> int:
         """Return how many messages can begin at once, and may wait."""
-        held = [job for job in list(dict(self._jobs).values()) if not job.closed]
+        held = self._open()
         waiting = sum(1 for job in held if not job.began)
         # One waits if need be: it may be for the other lane, and that one free.
         return self._most_waiting - waiting if self._most_waiting else max(self._crew.slots - len(held), 1 - waiting)

@@ -46,7 +46,8 @@ class Runs:
     def lines(self) -> list[Line]:
         """Return everything that has happened, in order."""
         try:
-            written = self._ledger.path.read_text().splitlines()
+            # Up to the last end of a line: the one behind it may be just being written.
+            written = self._ledger.path.read_text().rpartition("\n")[0].splitlines()
         except FileNotFoundError:
             return []
         parts = (line.split("|") for line in written)

@@ -115,6 +115,30 @@ def test_suspects_that_wait_for_their_turn_are_given_back_by_a_worker_that_stops
     assert {waiting.delivery_count for waiting in shop.app.broker.peek("default", 10)} == {2}
 
 
+def test_what_was_lent_before_and_cannot_begin_at_once_is_given_back_uncharged(shop: Shop, gate: Gate) -> None:
+    @shop.app.task
+    def quick() -> None:
+        """Until the worker is sure that it may take in a lot."""
+
+    @shop.app.task
+    def slow(n: int) -> None:
+        gate.pass_through(n)
+
+    slow.delay_many([(n,) for n in range(10)], priority=0)
+    deliver_in_vain(shop, 1)
+    quick.delay_many([()] * 1000, priority=9)
+    worker = shop.app.worker(concurrency=2, shutdown_timeout=20).start()
+    try:
+        wait_until(lambda: len(gate.entered) == 2)
+        counts = [each.delivery_count for each in shop.app.broker.peek("default", 20)]
+        # Two run, one may wait; the others have been lent in vain once, as before.
+        assert len(counts) == 10
+        assert counts.count(1) >= 7
+    finally:
+        gate.open()
+        worker.stop()
+
+
 def test_poison_is_buried_and_its_neighbours_are_not(shop: Shop) -> None:
     """Played through with deliveries in vain, as the acceptance tests do it with processes that die."""
     done: list[int] = []
