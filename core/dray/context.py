@@ -28,11 +28,9 @@ class Context:
     __slots__ = (
         "_cancelled",
         "args",
-        "called_directly",
         "children",
         "delivery_count",
         "hostname",
-        "is_eager",
         "kwargs",
         "message",
         "note",
@@ -44,11 +42,8 @@ class Context:
         self,
         message: Message,
         task: Task[..., Any] | None = None,
-        *,
         delivery_count: int = 1,
         hostname: str = "",
-        called_directly: bool = False,
-        is_eager: bool = False,
         note: Callable[[Kept], None] | None = None,
     ) -> None:
         self.message = message
@@ -59,8 +54,6 @@ class Context:
         self.delivery_count = delivery_count
         #: The worker's name.
         self.hostname = hostname
-        self.called_directly = called_directly
-        self.is_eager = is_eager
         #: Ids of the tasks sent by this one.
         self.children: list[str] = []
         #: Set by `retry(throw=False)`: what to do when the task returns.
@@ -68,6 +61,16 @@ class Context:
         #: Takes a state to store, in order with the task's own result; None outside a worker.
         self.note = note
         self._cancelled: threading.Event | None = None
+
+    @property
+    def called_directly(self) -> bool:
+        """True where nothing is being executed: the function was just called."""
+        return self.task is None
+
+    @property
+    def is_eager(self) -> bool:
+        """True when it runs where it was sent (`task_always_eager`, `apply`), not in a worker."""
+        return self.task is not None and not self.hostname
 
     @property
     def id(self) -> str:
@@ -152,4 +155,4 @@ def _aware(instant: float | None) -> datetime | None:
 current: ContextVar[Context | None] = ContextVar("dray_current", default=None)
 
 #: What `task.request` is where nothing is being executed.
-DIRECTLY = Context(Message(id="", task=""), called_directly=True)
+DIRECTLY = Context(Message(id="", task=""))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 #: Seconds of work that may lie ready.
@@ -86,17 +86,19 @@ class Credit:
             seen = 1.0 if one == kind else 0.0
             mix[one] = seen + (mix.get(one, seen) - seen) * kept
 
-    def ended(self, queue: str, kind: str, duration: float | None) -> None:
-        """Note that a job is settled, and how long it ran (None: it did not run)."""
-        lane = self._lanes[kind]
+    def ended(self, jobs: Iterable[tuple[str, str, float | None]]) -> None:
+        """Note that jobs are settled: of each its queue and kind, and how long it ran (None: it did not run)."""
+        lanes, held = self._lanes, self._held
         with self._lock:
-            self._held[queue] -= 1
-            lane.held -= 1
-        if duration is None:
-            return
-        if not lane.seen:
-            lane.seen, lane.duration = True, duration
-        lane.duration += LEARNING * (duration - lane.duration)
+            for queue, kind, duration in jobs:
+                lane = lanes[kind]
+                held[queue] -= 1
+                lane.held -= 1
+                if duration is None:
+                    continue
+                if not lane.seen:
+                    lane.seen, lane.duration = True, duration
+                lane.duration += LEARNING * (duration - lane.duration)
 
     def resize(self, kind: str, slots: int) -> None:
         """Note that so many jobs of this kind run at a time from now on."""

@@ -108,9 +108,7 @@ class Execution:
 
     def judged(self, job: Job, outcome: Outcome, began: float) -> Ended:
         """Return what a job comes to that was ended from outside, or died, as if its own run had come to `outcome`."""
-        context = job.context or Context(
-            job.message, job.task, delivery_count=job.delivery.delivery_count, hostname=self.hostname
-        )
+        context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
         return self._forgotten(self._end(job, context, outcome, began))
 
     def unrun(self, message: Message, outcome: Outcome) -> Ended:
@@ -132,15 +130,7 @@ class Execution:
 
     def _begin(self, job: Job) -> tuple[Context, float]:
         message, began = job.message, self.app.clock.time()
-        context = Context(
-            message,
-            job.task,
-            delivery_count=job.delivery.delivery_count,
-            hostname=self.hostname,
-            is_eager=not self.hostname,
-            note=self._note,
-        )
-        job.context = context
+        context = job.context = Context(message, job.task, job.delivery.delivery_count, self.hostname, self._note)
         if job.cancelled:
             context.cancel()
         if job.task.resolved.track_started and not message.ignore_result and self._note is not None:
@@ -196,19 +186,20 @@ class Execution:
         return outcome
 
     def _call(self, task: Task[..., Any], context: Context) -> Any:
-        call: Callable[[Message], Any] = lambda message: task.run(*message.args, **message.kwargs)  # noqa: E731
+        """Call a `def` task, through middleware if there is any."""
         if not self.app.middleware:
-            return task.run(*context.args, **context.kwargs)
+            return task.entry(*context.args, **context.kwargs)
+        call: Callable[[Message], Any] = lambda message: task.entry(*message.args, **message.kwargs)  # noqa: E731
         for one in reversed(self.app.middleware):
             call = _around(one.execute, call)
         return call(_own_copy(context))
 
     async def _acall(self, task: Task[..., Any], context: Context) -> Any:
         if not self.app.middleware:
-            return await task.run(*context.args, **context.kwargs)
+            return await task.entry(*context.args, **context.kwargs)
 
         async def innermost(message: Message) -> Any:
-            return await task.run(*message.args, **message.kwargs)
+            return await task.entry(*message.args, **message.kwargs)
 
         call: Callable[[Message], Any] = innermost
         for one in reversed(self.app.middleware):

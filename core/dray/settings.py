@@ -284,7 +284,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
 
     worker_name: Annotated[Name | None, _own("Worker", "The worker's name; None: made of process and host.")] = None
     worker_pool: Annotated[
-        Name, _of("Worker", "What tasks run on: 'threads', 'processes', 'solo', 'asyncio' or a plugin's.")
+        Name, _of("Worker", "What tasks run on: 'threads', 'processes', 'gevent', 'solo', 'asyncio' or a plugin's.")
     ] = "threads"
     worker_async_pool: Annotated[
         Name | None,

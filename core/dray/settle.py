@@ -385,12 +385,13 @@ class Settler:
         requeued: dict[float, list[Delivery]] = {}
         buried: dict[str, list[Delivery]] = {}
         for entry in entries:
-            delivery = entry.job.delivery
+            delivery, outcome = entry.job.delivery, entry.ended.outcome
             if entry.job.acked:
                 continue
-            match entry.ended.outcome:
-                case Done():
-                    done.append(delivery)
+            if type(outcome) is Done:
+                done.append(delivery)
+                continue
+            match outcome:
                 case Released():
                     released.append(delivery)
                 case Requeued(delay):

@@ -127,14 +127,16 @@ class Source:
     def settled(self, jobs: Sequence[Job]) -> None:
         """Strike jobs off the table. Called by the settler."""
         self._last_end = self._app.clock.monotonic()
+        held, ended = self._jobs, []
         for job in jobs:
-            receipt = job.delivery.receipt
-            if self._jobs.pop(receipt, None) is None:
+            delivery = job.delivery
+            if held.pop(delivery.receipt, None) is None:
                 continue
-            if receipt in self._making_room:
-                self._making_room.discard(receipt)
+            if delivery.receipt in self._making_room:
+                self._making_room.discard(delivery.receipt)
             else:
-                self._credit.ended(job.delivery.queue, job.kind, job.ran)
+                ended.append((delivery.queue, job.kind, job.ran))
+        self._credit.ended(ended)
         self._room.set()
         if not self._jobs:
             self.idle.set()
@@ -143,7 +145,7 @@ class Source:
         """Make room for other work: these have ended, but cannot be settled while the result backend is away."""
         for job in jobs:
             self._making_room.add(job.delivery.receipt)
-            self._credit.ended(job.delivery.queue, job.kind, job.ran)
+        self._credit.ended((job.delivery.queue, job.kind, job.ran) for job in jobs)
         self._room.set()
 
     # The thread

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from functools import cached_property, update_wrapper
 from inspect import iscoroutinefunction
@@ -118,6 +118,13 @@ class Task(Generic[P, R]):
             raise NotImplementedError(f"the task class {type(self).__qualname__} defines no run()")
         result: R = self.function(self, *args, **kwargs) if self.bind else self.function(*args, **kwargs)
         return result
+
+    @cached_property
+    def entry(self) -> Callable[P, R]:
+        """What a run calls: `run`, or, where that would only pass everything on, the decorated function itself."""
+        plain = type(self).run is Task.run and self.function is not Task.run and not self.bind
+        function: Callable[P, R] = self.function if plain else self.run
+        return function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call it here and now, as the plain function it is: no broker, no worker, no retries."""
@@ -468,9 +475,10 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
 def task_name(function: Any) -> str:
     """Return the name a function or class is registered under: "module.name", as whoever imports it will see it."""
     module = getattr(function, "__module__", None)
-    if module == "__main__":
-        # A script sends what its worker, which imports it by file name, must find.
-        main = sys.modules["__main__"]
+    if module in ("__main__", "__mp_main__"):
+        # A script sends what its worker, which imports it by file name, must find; and what the processes of a pool
+        # must find, which import it under the second of these names.
+        main = sys.modules[module]
         spec = getattr(main, "__spec__", None)
         file = getattr(main, "__file__", None)
         if spec is not None and spec.name != "__main__":

@@ -90,7 +90,11 @@ class Shop:
         self.app.close()
 
 
-@pytest.fixture(params=[(place, pool) for place in PLACES for pool in ("threads", "processes")], ids="-".join)
+#: Every place with two pools; greenlets share connections in a way of their own, which one place shows.
+COMBINATIONS = [*((place, pool) for place in PLACES for pool in ("threads", "processes")), ("redis", "gevent")]
+
+
+@pytest.fixture(params=COMBINATIONS, ids="-".join)
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     place, pool = request.param
     fixture, url = PLACES[place]

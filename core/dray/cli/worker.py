@@ -29,8 +29,7 @@ SETTINGS = {
 #: Pools of Celery's that are called something else, or are not there.
 POOLS = {
     "prefork": "processes",
-    "eventlet": "threads",
-    "gevent": "threads",
+    "eventlet": "gevent, or threads",
     "thread": "threads",
     "process": "processes",
 }
@@ -104,7 +103,7 @@ def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
     "-P",
     "--pool",
     metavar="NAME",
-    help="What `def` tasks run on: threads, processes, solo, asyncio, or a plugin's.",
+    help="What `def` tasks run on: threads, processes, gevent, solo, asyncio, or a plugin's.",
     default_text="threads",
     callback=_pool,
 )

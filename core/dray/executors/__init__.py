@@ -1,4 +1,4 @@
-"""The executor port: what runs jobs. `threads`, `loop`, `processes` and `solo` are built in.
+"""The executor port: what runs jobs. `threads`, `loop`, `processes`, `gevent`, `solo` are built in.
 
 An executor knows nothing of brokers, leases or results. It is given jobs and a `Host`, and sees to it that each job is
 run once: on a thread or loop of its own with `host.run` or `host.arun`, or elsewhere between `host.admit` and

@@ -16,3 +16,4 @@ def register_executors(register: Register) -> None:
     register("asyncio", "dray.executors.loop:LoopExecutor")
     register("solo", "dray.executors.solo:SoloExecutor")
     register("processes", "dray.processes.pool:ProcessExecutor")
+    register("gevent", "dray.greenlets.pool:GreenletExecutor")

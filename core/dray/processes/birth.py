@@ -52,13 +52,15 @@ class Birth(NamedTuple):
     mask: frozenset[int]
 
 
-def birth(app: Dray, worker: str, prepare: tuple[str, tuple[Any, ...]] | None, mask: set[Any], forked: bool) -> Birth:
-    """Return what to tell a child of this process. Raises `ConfigurationError` for an app that none could find.
+def birth(
+    app: Dray, worker: str, prepare: tuple[str, tuple[Any, ...]] | None, pool: str = "processes", forked: bool = False
+) -> Birth:
+    """Return what to tell a child of this thread. Raises `ConfigurationError` for an app that none could find.
 
     `forked`: it gets a copy of everything there is, and need not find anything.
     """
     return Birth(
-        place="" if forked else place_of(app),
+        place="" if forked else place_of(app, pool),
         settings={} if forked else _changed_settings(app),
         worker=worker,
         parent=os.getpid(),
@@ -66,11 +68,11 @@ def birth(app: Dray, worker: str, prepare: tuple[str, tuple[Any, ...]] | None, m
         capabilities=app.broker.capabilities,
         listening=app.plugins.has("event"),
         max_memory=app.conf.worker_max_memory_per_child,
-        mask=frozenset(mask),
+        mask=frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
     )
 
 
-def place_of(app: Dray) -> str:
+def place_of(app: Dray, pool: str = "processes") -> str:
     """Return where other processes find an app, "module:attribute"; raise `ConfigurationError` if nowhere."""
     # What was started may have imported the app from where it is; it is imported again only if it must be.
     for name, module in sorted(sys.modules.items(), key=lambda item: item[0] == "__main__"):
@@ -79,10 +81,10 @@ def place_of(app: Dray) -> str:
         for attribute, value in list(vars(module).items()):
             if value is app:
                 return f"{name}:{attribute}"
+    otherwise = ", or set worker_start_method = 'fork'" if pool == "processes" else ""
     raise ConfigurationError(
-        f"the pool 'processes' cannot run {app}: its processes find an app by the module it is in, and this one is an "
-        "attribute of no module that can be imported. Make it one (`app = Dray(...)` in shop/tasks.py), or set "
-        "worker_start_method = 'fork'"
+        f"the pool {pool!r} cannot run {app}: its processes find an app by the module it is in, and this one is an "
+        f"attribute of no module that can be imported. Make it one (`app = Dray(...)` in shop/tasks.py){otherwise}"
     )
 
 
@@ -109,6 +111,17 @@ def found(birth: Birth) -> Dray:
     # What is built from a setting is not built again: leave alone what says the same.
     others = {name: value for name, value in values.items() if getattr(app.conf, name) != value}
     app.conf.update(others, origin="the worker")
+    return app
+
+
+def loaded(told: Birth, app: Dray | None = None) -> Dray:
+    """Return the app with its tasks, in a child; `app` if that was forked with it. Raises what loading it raises."""
+    if app is None:
+        app = found(told)
+        if told.prepare is not None:
+            call(told.prepare)
+    app.connections.known = told.capabilities
+    app.load_tasks()
     return app
 
 

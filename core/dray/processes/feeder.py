@@ -8,7 +8,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from ..job import Job
-from .handle import Handle
+from .handle import Single
 
 if TYPE_CHECKING:
     from ..executors import Host
@@ -38,9 +38,9 @@ class Feeder:
         """Take note how long a job has run."""
         self._duration = ran if self._duration is None else self._duration + LEARNING * (ran - self._duration)
 
-    def feed(self, children: Sequence[Handle], slots: int, now: float) -> list[Handle]:
+    def feed(self, children: Sequence[Single], slots: int, now: float) -> list[Single]:
         """Hand out what may begin, to those first who have least to do; return who got something."""
-        window = self._window()
+        window = self.window()
         # One that takes the place of another waits until that one is done.
         free = slots - sum(1 for each in children if each.sent)
         hungry = []
@@ -52,26 +52,18 @@ class Feeder:
         fed = []
         for position, (each, room) in enumerate(hungry):
             share = ceil(len(self._line) / (len(hungry) - position))
-            if jobs := self._admitted(min(room, share)):
+            if jobs := self.admitted(min(room, share)):
                 each.send(jobs, self._lease, now)
                 fed.append(each)
         return fed
 
-    def _window(self) -> int:
+    def window(self) -> int:
+        """Return how many jobs a child may have at hand that runs them one by one."""
         if self._duration is None:
             return 1
         return 1 + (min(MOST - 1, int(AHEAD / self._duration)) if self._duration > 0 else MOST - 1)
 
-    def _room(self, each: Handle, window: int, now: float) -> int:
-        has = len(each.sent)
-        # Half of it is enough for a while: jobs then go out many at a time.
-        if not each.ready or each.leaving or each.recalled or has > window / 2:
-            return 0
-        if each.current and now - each.began_at > STUCK:
-            return 0
-        return int(min(window - has, self.most_jobs - each.ended - has))
-
-    def _admitted(self, count: int) -> list[Job]:
+    def admitted(self, count: int) -> list[Job]:
         """Take up to so many jobs out of the line that may begin; settle those that may not."""
         jobs: list[Job] = []
         while len(jobs) < count and self._line:
@@ -82,3 +74,12 @@ class Feeder:
             else:
                 self._host.done(job, refused)
         return jobs
+
+    def _room(self, each: Single, window: int, now: float) -> int:
+        has = len(each.sent)
+        # Half of it is enough for a while: jobs then go out many at a time.
+        if not each.ready or each.leaving or each.recalled or has > window / 2:
+            return 0
+        if each.current and now - each.began_at > STUCK:
+            return 0
+        return int(min(window - has, self.most_jobs - each.ended - has))

@@ -55,6 +55,14 @@ class End(msgspec.Struct, array_like=True, frozen=True, tag="e"):
     number: int
     signal: int
     reason: str
+    #: True: it is its time limit that ends it.
+    overdue: bool = False
+
+
+class Room(msgspec.Struct, array_like=True, frozen=True, tag="n"):
+    """Run so many jobs at a time. For a child that runs more than one."""
+
+    slots: int
 
 
 class Recall(msgspec.Struct, array_like=True, frozen=True, tag="r"):
@@ -67,7 +75,7 @@ class Show(msgspec.Struct, array_like=True, frozen=True, tag="s"):
     """Say what is running, and where it is. Answered with `Stack`."""
 
 
-Order = Cancel | Throw | End | Recall | Show
+Order = Cancel | Throw | End | Room | Recall | Show
 
 
 # Reports
@@ -79,7 +87,8 @@ class Came(msgspec.Struct, array_like=True, frozen=True):
     number: int
     #: How long it ran (seconds).
     ran: float
-    #: What becomes of its message: "done", "released", "requeued", "rejected"; "judged": what was said beforehand.
+    #: What becomes of its message: "done", "released", "requeued", "rejected"; "judged": what was said beforehand,
+    #: `reason` being the traceback then.
     fate: str
     #: How long a requeued one stays away (seconds), and why one is rejected.
     delay: float
@@ -99,7 +108,7 @@ class Broken(msgspec.Struct, array_like=True, frozen=True, tag="b"):
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True, tag="p"):
-    """What has happened since the last one."""
+    """What has happened since the last one, in a child that runs one job at a time."""
 
     ended: list[Came]
     #: Numbers of jobs that were not begun because it was too late.
@@ -107,6 +116,16 @@ class Progress(msgspec.Struct, array_like=True, frozen=True, tag="p"):
     #: The job that begins now (0: none, there is nothing to do), and when (monotonic).
     begun: int
     at: float
+
+
+class Moved(msgspec.Struct, array_like=True, frozen=True, tag="m"):
+    """What has happened since the last one, in a child that runs many jobs at a time."""
+
+    ended: list[Came]
+    #: Numbers of jobs that were not begun because it was too late.
+    returned: list[int]
+    #: The jobs that begin now, and when (monotonic).
+    begun: list[tuple[int, float]]
 
 
 class Recalled(msgspec.Struct, array_like=True, frozen=True, tag="c"):
@@ -141,7 +160,7 @@ class Stack(msgspec.Struct, array_like=True, frozen=True, tag="s"):
     text: str
 
 
-Word = Ready | Broken | Progress | Recalled | Leaving | Note | Told | Stack
+Word = Ready | Broken | Progress | Moved | Recalled | Leaving | Note | Told | Stack
 
 # What a plugin or a task puts into an event, of all things, is shown as `repr` does.
 _encode = msgspec.msgpack.Encoder(enc_hook=repr).encode

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from typing import Protocol
 
 from ..job import Ended, Job
-from ..outcome import Done, Outcome, Rejected, Released, Requeued
+from ..outcome import Done, Failed, Outcome, Rejected, Released, Requeued
 from .frames import READ, Came, Cutter, Order, Run, Word, framed, read_word
 
 #: Most seconds to wait for the exit code of a process that has ended.
@@ -20,6 +21,31 @@ LAST_WORD = 1.0
 own_ends: set[int] = set()
 
 _DONE = Done(None)
+
+
+class Process(Protocol):
+    """What has to be known of a process, however it was made: as multiprocessing has it."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number; None before it was started."""
+
+    @property
+    def sentinel(self) -> int:
+        """Can be read when it has ended."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended, -N by signal N; None while it runs. Asking takes it off the system's table."""
+
+    def kill(self) -> None:
+        """Send it a SIGKILL."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, for so many seconds at most."""
+
+    def close(self) -> None:
+        """Let go of what it needs here, once it has ended."""
 
 
 class Outlet:
@@ -73,10 +99,10 @@ class Outlet:
             self._end.close()
 
 
-class Handle:
+class Handle(ABC):
     """One child, from its birth on. `now` and `..._at` are monotonic; inf: never."""
 
-    def __init__(self, process: BaseProcess, jobs: Outlet, orders: Outlet, reports: Connection, now: float) -> None:
+    def __init__(self, process: Process, jobs: Outlet, orders: Outlet, reports: Connection, now: float) -> None:
         assert process.pid is not None
         self.process = process
         self.pid = process.pid
@@ -86,12 +112,12 @@ class Handle:
         self.descriptor = reports.fileno()
         os.set_blocking(self.descriptor, False)
         self._cutter = Cutter()
-        #: What it has at hand, by number, in order: perhaps one that runs, and those that have not begun.
+        #: What it has at hand, by number, in order: what runs, and what has not begun.
         self.sent: dict[int, Job] = {}
         #: The number of the job that it was sent last, and when; and when anything of it was written last.
         self.last, self.moved_at = 0, now
-        #: The number of the job that runs (0: none), the last one that began, when it did, and how many have ended.
-        self.current, self.begun, self.began_at, self.ended = 0, 0, now, 0
+        #: The number of the job that began last (0: none has), and how many have ended.
+        self.begun, self.ended = 0, 0
         self.ready = False
         #: `leaving`: it takes no more jobs, and ends. `replaced`: another one is there in its place already.
         self.leaving = self.replaced = False
@@ -99,8 +125,6 @@ class Handle:
         self.broken = ""
         #: Up to where jobs were called back without an answer so far (0: nowhere), and since when.
         self.recalled, self.recalled_at = 0, inf
-        #: The job that is to end (0: none), whether by the last means, and when there is to be a next step.
-        self.ending, self.by_force, self.ending_at = 0, False, inf
         #: When it is killed if it is still there.
         self.gone_at = inf
         #: Can be read when the process has ended.
@@ -108,14 +132,14 @@ class Handle:
         own_ends.add(self.watched)
 
     @property
-    def running(self) -> Job | None:
-        """The job that runs."""
-        return self.sent.get(self.current)
+    @abstractmethod
+    def busy(self) -> int:
+        """How many jobs it has that run."""
 
     @property
     def waiting(self) -> int:
         """How many jobs it has that have not begun."""
-        return len(self.sent) - (self.current in self.sent)
+        return len(self.sent) - self.busy
 
     # To it
 
@@ -188,12 +212,35 @@ class Handle:
             return f"killed by signal {-code}"
 
 
+class Single(Handle):
+    """A child that runs one job at a time."""
+
+    def __init__(self, process: Process, jobs: Outlet, orders: Outlet, reports: Connection, now: float) -> None:
+        super().__init__(process, jobs, orders, reports, now)
+        #: The number of the job that runs (0: none), and when the last one began.
+        self.current, self.began_at = 0, now
+        #: The job that is to end (0: none), whether by the last means, and when there is to be a next step.
+        self.ending, self.by_force, self.ending_at = 0, False, inf
+
+    @property
+    def running(self) -> Job | None:
+        """The job that runs."""
+        return self.sent.get(self.current)
+
+    @property
+    def busy(self) -> int:
+        return self.current in self.sent
+
+
 def ended(came: Came, job: Job) -> Ended:
     """Return what a job came to, as far as it has to be settled."""
     outcome: Outcome = _DONE
     match came.fate:
-        case "judged" if job.verdict is not None:
-            outcome = job.verdict
+        case "judged":
+            # Without a verdict it was ended because the worker stops.
+            outcome = job.verdict or Released()
+            if isinstance(outcome, Failed):
+                outcome = Failed(outcome.error, outcome.bury, came.reason)
         case "released":
             outcome = Released()
         case "requeued":
@@ -203,7 +250,7 @@ def ended(came: Came, job: Job) -> Ended:
     return Ended(outcome, came.report, came.followups)
 
 
-def _watch(process: BaseProcess) -> tuple[int, int | None]:
+def _watch(process: Process) -> tuple[int, int | None]:
     """Return a descriptor that can be read when a process has ended, twice if it is ours to close.
 
     What multiprocessing has for that stays silent as long as any process lives that the task has forked.

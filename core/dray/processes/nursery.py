@@ -7,8 +7,8 @@ import multiprocessing
 import random
 import signal
 from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigurationError
 from . import child
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dray.worker")
 
+H = TypeVar("H", bound=Handle)
+
 #: Seconds before the next birth when children die without having run anything: the first time, and at most.
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 #: How many in a row may fail to get ready before the pool gives up.
 MOST_FAILURES = 5
 
@@ -56,15 +58,15 @@ class Nursery:
         # If the code is broken, one is enough to find out.
         return wanted if self._proven else min(wanted, 1 - growing)
 
-    def bear(self, now: float) -> Handle | None:
+    def bear(self, kind: type[H], now: float) -> H | None:
         """Make a child; None when the system does not let us, or not now."""
-        context: Any = multiprocessing.get_context(self._method)
-        pipes = [context.Pipe(duplex=False) for _ in range(3)]
+        pipes = [multiprocessing.Pipe(duplex=False) for _ in range(3)]
         (jobs, jobs_in), (orders, orders_in), (reports_out, reports) = pipes
         outlets = Outlet(jobs_in), Outlet(orders_in)
         own_ends.add(reports_out.fileno())
+        self._births += 1
         try:
-            process = self._start(context, (jobs, orders, reports))
+            process = self._start((jobs, orders, reports))
         except (OSError, EOFError) as error:
             # No memory, too many processes; or the server that was to fork it has just been killed.
             logger.error("a process of the pool cannot be made: %s; trying again", error or type(error).__name__)
@@ -77,12 +79,13 @@ class Nursery:
         finally:
             for end in (jobs, orders, reports):
                 end.close()
-        return Handle(process, *outlets, reports_out, now)
+        return kind(process, *outlets, reports_out, now)
 
-    def _start(self, context: BaseContext, ends: Any) -> Any:
+    def _start(self, ends: tuple[Connection, Connection, Connection]) -> Any:
+        """Start a process that has these ends of pipes: jobs, orders, reports. Raises what the system says."""
         forked = self._method == "fork"
-        self._births += 1
-        process = context.Process(  # type: ignore[attr-defined]
+        context: Any = multiprocessing.get_context(self._method)
+        process = context.Process(
             target=child.main,
             args=(self._told, self._app if forked else None, ends, tuple(own_ends) if forked else ()),
             name=f"dray-{self._births}",

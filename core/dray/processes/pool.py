@@ -14,7 +14,9 @@ from ..errors import ConfigurationError
 from ..executors import Executor, Host
 from .answers import Answers
 from .birth import birth
-from .supervisor import ANSWER, FAREWELL, Supervisor
+from .nursery import Nursery
+from .supervisor import Supervisor
+from .watch import ANSWER, FAREWELL
 
 #: Most seconds that a start waits to hear whether the first child got ready.
 FIRST_WORD = 10.0
@@ -26,10 +28,12 @@ class ProcessExecutor(Executor):
     runs: ClassVar[frozenset[str]] = frozenset({"def", "async"})
     eager: ClassVar[bool] = True
     isolates: ClassVar[bool] = True
+    #: What people call it.
+    name: ClassVar[str] = "processes"
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
-        self._supervisor: Supervisor | None = None
+        self._supervisor: Any = None
 
     @classmethod
     def default_slots(cls, processors: int) -> int:
@@ -40,13 +44,10 @@ class ProcessExecutor(Executor):
         # Before there is any child: this raises while the broker is away.
         if not app.broker.capabilities.shared:
             raise ConfigurationError(
-                f"the pool 'processes' needs a broker that other processes see, and {app.broker.url} is none: what a "
-                "task sends would be lost with its process"
+                f"the pool {self.name!r} needs a broker that other processes see, and {app.broker.url} is none: what "
+                "a task sends would be lost with its process"
             )
-        method = app.conf.worker_start_method
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        told = birth(app, host.name, host.prepare_child, mask, forked=method == "fork")
-        self._supervisor = supervisor = Supervisor(host, app, told, method, self._line, self.slots)
+        self._supervisor = supervisor = self._supervised(host)
         supervisor.thread.start()
         # Multiprocessing waits at the exit for processes that nobody has ended: those of a worker never stopped.
         atexit.register(self.stop)
@@ -54,6 +55,20 @@ class ProcessExecutor(Executor):
         if supervisor.error is not None:
             self.stop()
             raise supervisor.error
+
+    def _supervised(self, host: Host) -> Any:
+        """Return who makes the children, and sees to them."""
+        app = host.app
+        method = app.conf.worker_start_method
+        told = birth(app, host.name, host.prepare_child, self.name, forked=method == "fork")
+        return Supervisor(
+            host,
+            self._line,
+            Nursery(app, told, method),
+            self.slots,
+            lease=host.lease if told.capabilities.lease else 0.0,
+            most_jobs=app.conf.worker_max_tasks_per_child,
+        )
 
     def submit(self, jobs: Sequence[Any]) -> None:
         self._line.extend(jobs)
@@ -98,7 +113,7 @@ class ProcessExecutor(Executor):
             supervisor.thread.join(FAREWELL + 2 * ANSWER)
 
     @property
-    def _at_work(self) -> Supervisor:
+    def _at_work(self) -> Any:
         if self._supervisor is None:
-            raise RuntimeError("the pool of processes is not running")
+            raise RuntimeError(f"the pool {self.name!r} is not running")
         return self._supervisor

@@ -52,8 +52,11 @@ def test_json_log_lines_parse_and_there_is_no_banner(run: CommandLine, shop: Dra
     sent = shop.tasks["shop.boom"].delay()
     result = run("-A", "shop", "worker", "--burst", "--json")
     lines = [json.loads(line) for line in result.stderr.splitlines()]
-    assert [line["action"] for line in lines] == ["starting", "ready", "began", "failed", "stopped"]
-    failed = lines[3]
+    actions = [line["action"] for line in lines]
+    # A task may begin before the worker has said that it is ready.
+    assert [action for action in actions if action != "ready"] == ["starting", "began", "failed", "stopped"]
+    assert actions.index("starting") < actions.index("ready") < actions.index("stopped")
+    failed = lines[actions.index("failed")]
     assert (failed["task_id"], failed["level"], failed["logger"]) == (sent.id, "error", "dray.task")
     assert "ValueError" in failed["exception"] and failed["time"].endswith("Z")
 
@@ -78,7 +81,7 @@ def test_an_unknown_pool_is_told_from_those_there_are(run: CommandLine) -> None:
     assert said.startswith("no pool called 'forests' is installed") and "threads" in said
 
 
-@pytest.mark.parametrize(("celery", "here"), [("prefork", "processes"), ("eventlet", "threads"), ("gevent", "threads")])
+@pytest.mark.parametrize(("celery", "here"), [("prefork", "processes"), ("eventlet", "gevent, or threads")])
 def test_pools_of_celery_are_answered(run: CommandLine, celery: str, here: str) -> None:
     assert run("-A", "shop", "worker", "-P", celery).usage_error().endswith(f"there is no pool '{celery}': say {here}")
 

@@ -212,7 +212,7 @@ def test_a_child_is_told_the_settings_that_differ_and_nothing_else(
     app: Dray = told_shop.app
     app.conf.update(broker_url=f"sqlite:///{tmp_path}/q.db", task_default_queue="told")
     with app:
-        told = birth(app, "worker", None, set(), forked=False)
+        told = birth(app, "worker", None)
     assert told.place == "told_shop:app" == place_of(app)
     assert {"broker_url", "task_default_queue", "task_max_deliveries"} <= told.settings.keys()
     monkeypatch.delitem(__import__("sys").modules, "told_shop")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
-import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -27,65 +24,17 @@ from dray.clock import SYSTEM_CLOCK
 from dray.processes.birth import place_of
 from dray.testing import memory_app
 from dray.testing.faults import wait_until
-from dray.worker import Worker
+
+from .pool_shop import Shop, is_there, shops, value
 
 TEMPLATE = Path(__file__).with_name("process_tasks.py")
 
 
-class Shop:
-    """An app in a module of its own, which children can import, with its tasks as attributes."""
-
-    def __init__(self, folder: Path, name: str, **settings: Any) -> None:
-        shutil.copy(TEMPLATE, folder / f"{name}.py")
-        self.folder = folder
-        self.module: ModuleType = importlib.import_module(name)
-        self.app: Dray = self.module.app
-        # After the import, as the command line does: children get to know of it.
-        self.app.conf.update(broker_url=f"sqlite:///{folder}/queue.db", worker_concurrency=1, **settings)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.module, name)
-
-    def worker(self, **options: Any) -> Worker:
-        return self.app.worker(pool="processes", **options)
-
-    def ledger(self) -> list[str]:
-        return self.module.LEDGER.read_text().split() if self.module.LEDGER.exists() else []
-
-    def wait_for(self, line: object) -> None:
-        wait_until(lambda: str(line) in self.ledger())
-
-    def got(self, task: str, *args: Any, **options: Any) -> Any:
-        """Send a task and return what becomes of it: the value or the exception."""
-        return value(getattr(self, task).apply_async(args, **options))
-
-
-def value(result: Any, timeout: float = 20.0) -> Any:
-    return result.get(timeout=timeout, propagate=False)
-
-
-def is_there(pid: int) -> bool:
-    """Return whether a process runs; one that has ended and was not waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Shop]]:
-    """`make(**settings)`: a shop; its module is forgotten at the end."""
-    monkeypatch.syspath_prepend(tmp_path)
-    made: list[Shop] = []
-
-    def shop(**settings: Any) -> Shop:
-        made.append(Shop(tmp_path, f"pool_{tmp_path.name.replace('-', '_')}_{len(made)}", **settings))
-        return made[-1]
-
-    yield shop
-    for one in made:
-        one.app.close()
-        del sys.modules[one.module.__name__]
+    """`make(**settings)`: a shop."""
+    with shops(TEMPLATE, "processes", tmp_path, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
@@ -107,6 +56,24 @@ def test_tasks_run_in_another_process_however_that_begins(make: Callable[..., Sh
         assert shop.got("third_time") == child
         assert shop.got("url") == shop.app.conf.broker_url
     assert not is_there(child)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+def test_a_program_that_is_its_own_module_works_too(tmp_path: Path, method: str) -> None:
+    """`python shop.py`, with the app in it: tasks have the same names wherever it is imported."""
+    program = tmp_path / "alone.py"
+    program.write_text(
+        "from dray import Dray\n"
+        f"app = Dray('alone', broker='sqlite:///{tmp_path}/q.db', set_as_current=False)\n"
+        f"app.conf.worker_start_method = '{method}'\n"
+        "@app.task\n"
+        "def add(a, b): return a + b\n"
+        "if __name__ == '__main__':\n"
+        "    with app.worker(pool='processes', concurrency=1):\n"
+        "        print(add.name, add.delay(1, 2).get(timeout=20))\n"
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "alone.add 3\n", done.stderr
 
 
 def test_so_many_children_run_at_the_same_time(shop: Shop) -> None:
