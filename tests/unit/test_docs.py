@@ -288,6 +288,7 @@ def test_no_file_names_a_place_of_one_machine() -> None:
     files += [path for path in ROOT.iterdir() if path.is_file()]
     told = []
     for path in files:
-        if path.suffix in TEXT_FILES and "__pycache__" not in path.parts and path.resolve() != own:
+        # Where the benchmark of the others has installed them, everything is theirs.
+        if path.suffix in TEXT_FILES and not {"__pycache__", ".peers"} & {*path.parts} and path.resolve() != own:
             told += [f"{path.relative_to(ROOT)}: {found[0]}" for found in PRIVATE.finditer(read(path))]
     assert told == []
