@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..crew import Crew
 from ..epitaphs import epitaph
+from ..garbage import settle_down
 from ..hookspecs import Event
 from ..job import Ended, Job
 from ..message import Delivery
@@ -62,6 +63,7 @@ class Desk:
         except (AttributeError, ValueError, OSError):
             pass  # no stderr
         self._announce("worker-process-init")
+        settle_down()
         self._link.say(Ready())
 
     def leave(self) -> None:

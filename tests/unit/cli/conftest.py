@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -104,8 +105,11 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("DRAY_BROKER_URL", f"sqlite:///{tmp_path}/tasks.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    before = set(sys.modules)
+    before, threshold = set(sys.modules), gc.get_threshold()
     yield tmp_path
+    # A worker's command has the process to itself, elsewhere.
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]

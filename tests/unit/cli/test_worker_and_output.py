@@ -18,6 +18,7 @@ from dray.cli import cli, logs
 from dray.cli.durations import age, short
 from dray.cli.option_values import size
 from dray.cli.tables import printable, show_table
+from dray.garbage import OURS
 
 from .conftest import CommandLine
 
@@ -74,6 +75,21 @@ def test_more_modules_are_included(run: CommandLine) -> None:
     run.write("bad.py", "1 / 0")
     message = run("-A", "shop", "worker", "--burst", "-I", "bad").error(code=2)
     assert message.endswith("fails at bad.py:1: ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize(("own", "threshold", "frozen"), [("", OURS[0], True), ("gc.set_threshold(5000)", 5000, False)])
+def test_the_garbage_collector_leaves_alone_what_stays(
+    run: CommandLine, own: str, threshold: int, frozen: bool
+) -> None:
+    run.write(
+        "thrifty.py",
+        f"import gc\nfrom pathlib import Path\nfrom dray import Dray\napp = Dray('thrifty')\n{own}\n"
+        "@app.task\n"
+        "def look(): Path('seen').write_text(f'{gc.get_threshold()[0]} {gc.get_freeze_count() > 10_000}')\n",
+    )
+    run("-A", "thrifty", "call", "thrifty.look").output()
+    run("-A", "thrifty", "worker", "--burst").output()
+    assert Path("seen").read_text() == f"{threshold} {frozen}"
 
 
 def test_an_unknown_pool_is_told_from_those_there_are(run: CommandLine) -> None:

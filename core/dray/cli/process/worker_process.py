@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendUnavailable, BrokerUnavailable, ConfigurationError
+from ...garbage import settle_down
 from ...urls import nearest
 from ...worker import Worker
 from ..banner import show_banner
@@ -115,6 +116,7 @@ class WorkerProcess(Worker):
             raise _NeverStarted
         if waited:
             logger.info("broker there after %s", short(clock.monotonic() - since))
+        settle_down()
         self._ready_since = self._quiet_since = clock.monotonic()
         self.vitals.become(heartbeat.RUNNING)
         with self._asking:
