@@ -13,6 +13,7 @@ from contender import Answer, Ask, Contender, Kind, Ledger, Spot
 from places import PLACES
 
 from dray import Dray, Task
+from dray.garbage import settle_down
 
 #: Seconds after which an unanswered call ends the benchmark.
 PATIENCE = 30.0
@@ -138,6 +139,7 @@ def _serve(place: str, spot: Spot, pipe: Connection) -> None:
     meters = [kind(spot.servers) for kind in PLACES[place].meters]
     ours = App(place, spot, Ledger(spot.folder / "ledger"))
     with ours.app.worker(), suppress(EOFError):
+        settle_down()  # as `dray worker` does
         while pipe.recv():
             pipe.send(Used(time.process_time(), tuple(meter.read() for meter in meters)))
     ours.app.close()

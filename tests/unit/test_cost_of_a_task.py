@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import threading
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -77,9 +78,7 @@ def test_a_task_costs_a_small_part_of_a_statement(
             told.clear()
             app.worker(pool="solo").run_until_idle()
             # Each row of an `executemany` is told as a statement of its own; what counts is how often it is asked.
-            return sum(
-                1 for before, now in zip(["", *told], told, strict=False) if now.split()[:3] != before.split()[:3]
-            )
+            return sum(1 for _ in groupby(told, key=lambda statement: statement.split()[:3]))
 
         each = min((statements(LONG) - statements(SHORT)) / (LONG - SHORT) for _ in range(3))
     assert 0 < each <= STATEMENTS[results]
