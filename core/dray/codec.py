@@ -189,7 +189,7 @@ class Payloads:
 
     def arguments(self, message: Message) -> tuple[list[Any], dict[str, Any], Serializer]:
         """Return the arguments in the payload, not yet converted to annotations, and the serializer that read them."""
-        reader = self.reader(message.content_type)
+        reader = self._by_type.get(message.content_type) or self.reader(message.content_type)
         value = reader.loads(self.plain(message.payload, message.content_encoding))
         try:
             args, kwargs = value

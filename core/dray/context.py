@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from .message import Message
 
 if TYPE_CHECKING:
@@ -19,48 +21,27 @@ if TYPE_CHECKING:
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 
 
-class Context:
+class Context(msgspec.Struct, eq=False):
     """The request a task is answering. One per execution, seen by the thread or coroutine that runs it.
 
     Outside a worker `called_directly` is True and the other attributes have their empty values.
     """
 
-    __slots__ = (
-        "_cancelled",
-        "args",
-        "children",
-        "delivery_count",
-        "hostname",
-        "kwargs",
-        "message",
-        "note",
-        "pending_retry",
-        "task",
-    )
-
-    def __init__(
-        self,
-        message: Message,
-        task: Task[..., Any] | None = None,
-        delivery_count: int = 1,
-        hostname: str = "",
-        note: Callable[[Kept], None] | None = None,
-    ) -> None:
-        self.message = message
-        self.task = task
-        self.args: tuple[Any, ...] = message.args
-        self.kwargs: dict[str, Any] = message.kwargs
-        #: How many times the message has been handed to a worker, this time included.
-        self.delivery_count = delivery_count
-        #: The worker's name.
-        self.hostname = hostname
-        #: Ids of the tasks sent by this one.
-        self.children: list[str] = []
-        #: Set by `retry(throw=False)`: what to do when the task returns.
-        self.pending_retry: Retry | None = None
-        #: Takes a state to store, in order with the task's own result; None outside a worker.
-        self.note = note
-        self._cancelled: threading.Event | None = None
+    message: Message
+    task: Task[..., Any] | None = None
+    #: How many times the message has been handed to a worker, this time included.
+    delivery_count: int = 1
+    #: The worker's name.
+    hostname: str = ""
+    #: Takes a state to store, in order with the task's own result; None outside a worker.
+    note: Callable[[Kept], None] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    #: Ids of the tasks sent by this one.
+    children: list[str] = []
+    #: Set by `retry(throw=False)`: what to do when the task returns.
+    pending_retry: Retry | None = None
+    _cancelled: threading.Event | None = None
 
     @property
     def called_directly(self) -> bool:

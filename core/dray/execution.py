@@ -64,11 +64,11 @@ class Execution:
 
     def run(self, job: Job) -> Ended:
         """Run a `def` task and return what it came to. Never raises, whatever the task does."""
-        context, began = self._begin(job)
+        context, began, told = self._begin(job)
         token = current.set(context)
         try:
             outcome = self._decode(job, context) or self._attempt(job, context)
-            ended = self._end(job, context, outcome, began)
+            ended = self._end(job, context, outcome, began, told)
             if job.task.hooks:
                 for hook, arguments in self._hooks_after(job, ended):
                     self._hook(context, hook, *arguments)
@@ -78,11 +78,11 @@ class Execution:
 
     async def arun(self, job: Job) -> Ended:
         """Run an `async def` task and return what it came to. Never raises, whatever the task does."""
-        context, began = self._begin(job)
+        context, began, told = self._begin(job)
         token = current.set(context)
         try:
             outcome = self._decode(job, context) or await self._aattempt(job, context)
-            ended = self._end(job, context, outcome, began)
+            ended = self._end(job, context, outcome, began, told)
             if job.task.hooks:
                 for hook, arguments in self._hooks_after(job, ended):
                     await self._ahook(context, hook, *arguments)
@@ -109,7 +109,7 @@ class Execution:
     def judged(self, job: Job, outcome: Outcome, began: float) -> Ended:
         """Return what a job comes to that was ended from outside, or died, as if its own run had come to `outcome`."""
         context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
-        return self._forgotten(self._end(job, context, outcome, began))
+        return self._forgotten(self._end(job, context, outcome, began, self._telling()))
 
     def unrun(self, message: Message, outcome: Outcome) -> Ended:
         """Return what a message comes to that is settled without being run: expired, revoked, rejected."""
@@ -128,7 +128,8 @@ class Execution:
 
     # The steps of a run
 
-    def _begin(self, job: Job) -> tuple[Context, float]:
+    def _begin(self, job: Job) -> tuple[Context, float, bool]:
+        """Say that a job begins; return what it sees, when it was, and whether anybody wants to hear of it."""
         message, began = job.message, self.app.clock.time()
         context = job.context = Context(message, job.task, job.delivery.delivery_count, self.hostname, self._note)
         if job.cancelled:
@@ -137,11 +138,11 @@ class Execution:
             report = about(message, states.STARTED, started=began, worker=self.hostname)
             place = rank(message, job.delivery.delivery_count)
             self._note(record(self.app, message.id, report, place, reply_to=message.reply_to))
-        if logger.isEnabledFor(logging.INFO):
+        told = self._telling()
+        if told:
             logger.info("%s[%s] began", message.task, message.id, extra=_facts(message, "began"))
-        if self.app.listening:
             self.app.notify("task-started", message, self.hostname)
-        return context, began
+        return context, began, told
 
     def _decode(self, job: Job, context: Context) -> Outcome | None:
         """Put the arguments into the context; return an outcome only when that cannot be done."""
@@ -278,15 +279,15 @@ class Execution:
         error = wish.exc or MaxRetriesExceeded(f"{message.task} asked for another retry after {message.retries}")
         return Failed(error, own.dead_letter)
 
-    def _end(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
+    def _end(self, job: Job, context: Context, outcome: Outcome, began: float, told: bool) -> Ended:
         """Turn an outcome into what has to be written for it. A result that cannot be serialised is a failure."""
+        if type(outcome) is Done and not told and job.message.ignore_result and not job.message.link:
+            return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         try:
             ended = self._written(job, context, outcome)
         except Exception as error:
             outcome = Failed(error, job.task.resolved.dead_letter)
             ended = self._written(job, context, outcome)
-        if ended.report is None and type(ended.outcome) is Done and not self._telling():
-            return ended
         now = self.app.clock.time()
         if ended.report is not None:
             final = ended.report.state in states.FINAL_STATES
@@ -297,14 +298,13 @@ class Execution:
                 worker=self.hostname,
                 children=tuple(context.children),
             )
-        self.tell(job.message, ended.outcome, now - began, job.task.options.get("throws", ()))
+        if told or type(ended.outcome) is not Done:
+            self.tell(job.message, ended.outcome, now - began, job.task.options.get("throws", ()))
         return ended
 
     def _written(self, job: Job, context: Context, outcome: Outcome) -> Ended:
         message, app = job.message, self.app
         wanted = not message.ignore_result
-        if not wanted and not message.link and type(outcome) is Done:
-            return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         match outcome:
             case Done(value):
                 report = None

@@ -49,20 +49,18 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 MOST_WAITING = 10_000
 
 
-class _Entry:
+class _Entry(msgspec.Struct, eq=False):
     """One outcome on its way, and how far it has come."""
 
-    __slots__ = ("ended", "job", "parked", "published", "stored", "tried")
-
-    def __init__(self, job: Job, ended: Ended) -> None:
-        self.job = job
-        self.ended = ended
-        self.published = not ended.followups
-        self.stored = ended.report is None
-        #: True once the broker was told, though perhaps its answer never came.
-        self.tried = False
-        #: True once it has made room for other work while it waits for the backend.
-        self.parked = False
+    job: Job
+    ended: Ended
+    #: Whether what follows it has been sent, and its report stored.
+    published: bool
+    stored: bool
+    #: True once the broker was told, though perhaps its answer never came.
+    tried: bool = False
+    #: True once it has made room for other work while it waits for the backend.
+    parked: bool = False
 
 
 class _Outage:
@@ -123,7 +121,7 @@ class Settler:
 
     def put(self, job: Job, ended: Ended) -> None:
         """Take what a run came to."""
-        self._queue.put(_Entry(job, ended))
+        self._queue.put(_Entry(job, ended, not ended.followups, ended.report is None))
 
     def note(self, state: Kept) -> None:
         """Take a state to store, in order with the outcomes."""
@@ -232,7 +230,7 @@ class Settler:
         logger.error("%s[%s]: %s", job.message.task, job.message.id, what, exc_info=error)
         if job.delivery.delivery_count >= job.task.resolved.max_deliveries:
             try:
-                self._finish([_Entry(job, Ended(Rejected(what)))])
+                self._finish([_Entry(job, Ended(Rejected(what)), published=True, stored=True)])
             except Exception:
                 logger.exception("%s[%s] cannot be buried either", job.message.task, job.message.id)
         self._settled([job])
@@ -404,7 +402,7 @@ class Settler:
                     done.append(delivery)
         # What was tried before may be settled already: then only the answer got lost.
         tried = {entry.job.delivery.receipt for entry in entries if entry.tried}
-        self.settling.update(entry.job.delivery.receipt for entry in entries)
+        self.settling.update([entry.job.delivery.receipt for entry in entries])
         try:
             for entry in entries:
                 entry.tried = True

@@ -261,7 +261,7 @@ class Source:
             job.kind = lane[job.kind]
             # In the table before anything is waited for: the keeper renews what is there.
             self._jobs[job.delivery.receipt] = job
-        for (queue, kind), count in Counter((job.delivery.queue, job.kind) for job, _ in looked).items():
+        for (queue, kind), count in Counter([(job.delivery.queue, job.kind) for job, _ in looked]).items():
             self._credit.taken(queue, kind, count)
         done_before = self._recognition.look(looked)
         for job, outcome in looked:
