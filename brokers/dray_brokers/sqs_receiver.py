@@ -90,6 +90,8 @@ class Receiver:
         # What came long ago (this process may have been frozen) is for the thread to give back.
         while len(taken) < most and self._came and self._came[0][0] > fresh:
             taken.append(self._came.popleft()[1])
+        # It has what it wanted: whoever runs one message by itself must not be charged with the next one.
+        self._wanted = max(0, self._wanted - len(taken))
         return taken
 
     def failure(self) -> BrokerError | None:

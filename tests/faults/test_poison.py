@@ -7,12 +7,14 @@ import pytest
 from dray.clock import SYSTEM_CLOCK
 from dray.testing.faults import wait_until
 
-from .site import Site, Worker
+from .site import Site, Worker, id_of
 
 POOLS = pytest.mark.parametrize("pool", ["threads", "processes"])
 #: How often a task may be started without ending: the default of `task_max_deliveries`.
 MOST = 3
 NEIGHBOURS = 100
+#: How many others may be buried with it where messages are lent to the polls of the dead.
+UNLUCKY = 2
 
 
 @pytest.mark.timeout(180)
@@ -38,13 +40,18 @@ def swallow(site: Site, pool: str, how: str) -> None:
     for n in range(before, NEIGHBOURS):
         site.send("work", n, 0.02)
     workers: list[Worker] = []
+    # What a poll of a worker that has died still gets is charged to it (docs/decisions/0012).
+    unlucky = UNLUCKY if site.place.pushes and pool != "processes" else 0
     began = SYSTEM_CLOCK.monotonic()
 
     def supervise() -> bool:
         """Start a worker when there is none; return whether all has come to its end."""
         if not workers or not workers[-1].alive:
             workers.append(site.worker("--pool", pool))
-        return site.missing() == {f"{poison}/0"} and site.runs.begun().get(f"{poison}/0", 0) >= MOST
+        left = {id_of(run) for run in site.missing()} - {poison}
+        if site.runs.begun().get(f"{poison}/0", 0) < MOST or len(left) > unlucky:
+            return False
+        return not left or left <= site.buried().keys()
 
     wait_until(supervise, timeout=100, look=0.1)
     if not workers[-1].alive:
@@ -57,4 +64,6 @@ def swallow(site: Site, pool: str, how: str) -> None:
     # Those that were running beside it when it ended their process begin again; nobody was more than that.
     beside = {run: MOST for run, times in site.runs.begun().items() if times > 1}
     allowed = {f"{poison}/0": MOST - 1} if pool == "processes" else {**beside, f"{poison}/0": MOST - 1}
-    site.account(seconds, may_repeat=allowed, may_be_buried={poison}, note=f"ran {MOST} times")
+    beside_it = {id_of(run) for run in site.missing()} - {poison}
+    note = f"ran {MOST} times" + (f", {len(beside_it)} other(s) buried" if beside_it else "")
+    site.account(seconds, may_repeat=allowed, may_be_buried={poison, *beside_it}, note=note)
