@@ -7,10 +7,10 @@ PYTEST := $(BIN)/python -m pytest
 CONTRACTS ?= tests/contracts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers unit contracts grades acceptance faults plugin check lint types format bench docs clean
+.PHONY: help demo test servers unit contracts grades acceptance faults plugin check lint types format bench bench-peers docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker killed on the way, nothing lost
 	@$(BIN)/dray demo
@@ -83,11 +83,14 @@ format: $(VENV)/.dev ## Format the code
 bench: $(VENV)/.dev ## Measure throughput and latency beside a raw-driver loop
 	$(BIN)/python benchmarks/run.py
 
+bench-peers: $(VENV)/.dev servers ## Measure beside Celery, RQ and others, each in an environment of its own; an hour
+	$(BIN)/python benchmarks/run_peers.py --markdown docs/performance-peers.md
+
 docs: $(VENV)/.dev ## Generate the pages that are made from the code
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache benchmarks/.peers
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dray needs Python 3.11 or newer; say make PYTHON=python3.12 ...")'

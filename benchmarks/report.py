@@ -48,6 +48,8 @@ Servers run on the same machine and share its processors with whoever is measure
 disk: Redis without a file, PostgreSQL with `fsync` off, RabbitMQ with persistent messages and confirms. MiniStack
 stands in for SQS: how many requests a task costs holds there too, how long they take does not (its long polls look for
 messages ten times a second). Slow brokers get fewer tasks.
+
+Beside other task queues, by the same means for all: [performance-peers.md](performance-peers.md).
 """
 
 #: The overview: measure, figure and title of each column.

@@ -85,7 +85,9 @@ class SqsConsumer(Consumer):
             self._changed,
             self._clock,
             at_once=self._at_once,
-            longest=self._options.wait,
+            # Over before what we hold comes back, renewed at a third at the latest: the poll that a killed process has
+            # left behind would get it, and it would be charged with one more delivery.
+            longest=min(self._options.wait, max(1, self._loan * 2 // 3)),
             threads=self._options.receivers,
         )
 
