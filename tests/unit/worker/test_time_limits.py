@@ -640,7 +640,7 @@ def test_whenever_it_is_thrown_it_hits_the_task_or_nobody(
 
 def test_what_hits_a_callback_whose_errors_nobody_receives_is_thrown_again(shop: Shop) -> None:
     def dropped(_: Any) -> None:
-        busy(0.001)
+        busy(0.0005)
 
     @shop.app.task(soft_time_limit=0.01)
     def drops() -> None:
@@ -649,6 +649,7 @@ def test_what_hits_a_callback_whose_errors_nobody_receives_is_thrown_again(shop:
             watch = weakref.ref(thing, dropped)
             del thing
             assert watch() is None
+            busy(0.0005)
 
     with crew_of(shop, concurrency=1):
         for result in drops.delay_many([()] * 50):
