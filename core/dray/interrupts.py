@@ -66,6 +66,8 @@ def _watch_for_swallowed() -> None:
     collector - and swallows what is raised there. It says so to one hook, once for the whole process.
     """
     global _reported
+    if _reported is not None:
+        return
     with _throwing:
         if _reported is not None:
             return
