@@ -31,6 +31,8 @@ class Interrupted(BaseException):
 THROWN = (SoftTimeLimitExceeded, Interrupted)
 #: A thread that could not be hit is tried again so often, after so many seconds; and then now and then.
 TIMES, SOON, LATER = 1500, 0.002, 0.1
+#: How long a thread may keep the interpreter while somebody waits for it to see where a thread is; seconds.
+HASTE = 0.00001
 
 #: Held while something is thrown into a thread, and while a job makes sure that nothing more is.
 _throwing = threading.Lock()
@@ -38,6 +40,8 @@ _throwing = threading.Lock()
 _struck: dict[int, tuple[Job, type[BaseException]]] = {}
 #: What the interpreter told of exceptions that nobody receives before we listened (None: we do not yet).
 _reported: Callable[[sys.UnraisableHookArgs], Any] | None = None
+#: How long a thread might keep it before that (`sys.getswitchinterval`; None: it may so now).
+_leisure: float | None = None
 
 _ENGINE = os.path.dirname(__file__)
 _LOGGING = logging.__file__
@@ -84,17 +88,38 @@ def _watch_for_swallowed() -> None:
 
 
 def _insist(job: Job, error: type[BaseException]) -> None:
-    """Try until the thread is at a place where it can be hit, or the job has ended."""
+    """Try until the thread is at a place where it can be hit, or the job has ended.
+
+    Threads that share a lock hand over the interpreter where they wait for the lock, sooner than they would be made to.
+    Who looks then sees them there every time, if need be for ever: so they are made to hand it over at any step.
+    """
     tries, never = 0, threading.Event()
     while not _strike(job, error):
         tries += 1
-        never.wait(SOON if tries < TIMES else LATER)
+        if tries > TIMES:
+            never.wait(LATER)
+        _hurry(True)
+        never.wait(SOON)
+
+
+def _hurry(on: bool) -> None:
+    """Have threads hand over the interpreter soon (HASTE); or again as they did before."""
+    global _leisure
+    with _throwing:
+        if _leisure is None and on:
+            _leisure = sys.getswitchinterval()
+            sys.setswitchinterval(HASTE)
+        elif _leisure is not None and not on:
+            sys.setswitchinterval(_leisure)
+            _leisure = None
 
 
 def _strike(job: Job, error: type[BaseException]) -> bool:
     """Throw, if it can be done now; return whether there is nothing more to do."""
     from ctypes import c_ulong, py_object, pythonapi  # nobody needs it until a limit is exceeded
 
+    # First of all: nobody takes the interpreter from us between the look and the throw.
+    _hurry(False)
     with _throwing:
         thread = job.thread
         # Before the look: whoever ends the exposed time after it sees this, and waits for the lock.

@@ -711,6 +711,23 @@ def test_a_task_that_writes_to_the_log_all_the_time_leaves_the_log_to_others(sho
     assert handler.lock.acquire(timeout=1)
 
 
+def test_tasks_that_hand_over_the_interpreter_only_where_they_cannot_be_hit_are_hit_all_the_same(shop: Shop) -> None:
+    leisure = sys.getswitchinterval()
+    log = logging.Logger("shop", logging.INFO)
+    log.addHandler(logging.handlers.BufferingHandler(1000))
+
+    @shop.app.task(soft_time_limit=0.05)
+    def writes() -> None:
+        while True:
+            log.info("still here")
+            busy(0.00002)
+
+    with crew_of(shop, concurrency=2):
+        for result in writes.delay_many([()] * 10):
+            assert isinstance(result.get(timeout=30, propagate=False), SoftTimeLimitExceeded)
+    assert sys.getswitchinterval() == leisure
+
+
 def test_a_task_that_sends_others_all_the_time_leaves_no_half_sent_message(shop: Shop) -> None:
     note = shop.app.task(name="shop.note", ignore_result=True)(lambda n: None)
 
