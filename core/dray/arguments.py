@@ -117,6 +117,17 @@ class Parameters:
         if complaint := self._complaint(args, kwargs):
             raise ArgumentsError(f"{self.text} {complaint}")
 
+    def bind(
+        self, args: Sequence[Any], kwargs: dict[str, Any], serializer: Serializer
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments as the function is to be called with: `check` and `decode`, for every run."""
+        given = tuple(args)
+        if kwargs or not self._fewest <= len(given) <= self._most:
+            self.check(given, kwargs)
+        if self._plan is None:
+            return given, kwargs
+        return self.decode(given, kwargs, serializer)
+
     def decode(
         self, args: Sequence[Any], kwargs: dict[str, Any], serializer: Serializer
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -190,11 +190,14 @@ class Payloads:
     def arguments(self, message: Message) -> tuple[list[Any], dict[str, Any], Serializer]:
         """Return the arguments in the payload, not yet converted to annotations, and the serializer that read them."""
         reader = self._by_type.get(message.content_type) or self.reader(message.content_type)
-        value = reader.loads(self.plain(message.payload, message.content_encoding))
+        data = message.payload
+        if message.content_encoding or len(data) > self._limit:
+            data = self.plain(data, message.content_encoding)
+        value = reader.loads(data)
         try:
             args, kwargs = value
         except (TypeError, ValueError):
             raise DecodeError("the payload is not a pair of arguments, [args, kwargs]") from None
         if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
             raise DecodeError("the payload is not a pair of arguments, [args, kwargs]")
-        return list(args), kwargs, reader
+        return args if type(args) is list else list(args), kwargs, reader

@@ -152,6 +152,7 @@ class Crew:
 
     def submit(self, kind: str, jobs: Sequence[Job]) -> None:
         """Have jobs of one lane run."""
+        self.execution.attend()
         self._deadlines.expect(jobs)
         self._executor(kind).submit(jobs)
 

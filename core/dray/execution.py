@@ -59,8 +59,15 @@ class Execution:
         self.app = app
         self.hostname = hostname
         self._note = note
+        self._time = app.clock.time
+        #: Whether anybody wants to know of tasks that simply succeed (`attend`).
+        self._heard = False
         #: Queues of which every worker has a copy: a retry would go to all, and to all again for each that fails.
         self._broadcast = {queue.name for queue in app.conf.task_queues or () if queue.broadcast}
+
+    def attend(self) -> None:
+        """Look whether anybody listens. Called before every batch, and not for every task of it."""
+        self._heard = logger.isEnabledFor(logging.INFO) or self.app.listening
 
     def run(self, job: Job) -> Ended:
         """Run a `def` task and return what it came to. Never raises, whatever the task does."""
@@ -92,6 +99,7 @@ class Execution:
 
     def eagerly(self, task: Task[..., Any], message: Message) -> Report:
         """Run a task here and now: retries follow at once and are counted, callbacks run. Return the report."""
+        self.attend()
         while True:
             delivery = Delivery(id=message.id, queue=message.queue, body=b"", receipt=None)
             job = Job(delivery, message.but(ignore_result=False), task, float("inf"))
@@ -109,7 +117,7 @@ class Execution:
     def judged(self, job: Job, outcome: Outcome, began: float) -> Ended:
         """Return what a job comes to that was ended from outside, or died, as if its own run had come to `outcome`."""
         context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
-        return self._forgotten(self._end(job, context, outcome, began, self._telling()))
+        return self._forgotten(self._end(job, context, outcome, began, self._heard))
 
     def unrun(self, message: Message, outcome: Outcome) -> Ended:
         """Return what a message comes to that is settled without being run: expired, revoked, rejected."""
@@ -130,7 +138,7 @@ class Execution:
 
     def _begin(self, job: Job) -> tuple[Context, float, bool]:
         """Say that a job begins; return what it sees, when it was, and whether anybody wants to hear of it."""
-        message, began = job.message, self.app.clock.time()
+        message, began, told = job.message, self._time(), self._heard
         context = job.context = Context(message, job.task, job.delivery.delivery_count, self.hostname, self._note)
         if job.cancelled:
             context.cancel()
@@ -138,7 +146,6 @@ class Execution:
             report = about(message, states.STARTED, started=began, worker=self.hostname)
             place = rank(message, job.delivery.delivery_count)
             self._note(record(self.app, message.id, report, place, reply_to=message.reply_to))
-        told = self._telling()
         if told:
             logger.info("%s[%s] began", message.task, message.id, extra=_facts(message, "began"))
             self.app.notify("task-started", message, self.hostname)
@@ -146,11 +153,9 @@ class Execution:
 
     def _decode(self, job: Job, context: Context) -> Outcome | None:
         """Put the arguments into the context; return an outcome only when that cannot be done."""
-        parameters = job.task.parameters
         try:
             args, kwargs, serializer = self.app.payloads.arguments(job.message)
-            parameters.check(tuple(args), kwargs)
-            context.args, context.kwargs = parameters.decode(args, kwargs, serializer)
+            context.args, context.kwargs = job.task.parameters.bind(args, kwargs, serializer)
         except (DecodeError, ArgumentsError) as error:
             return Rejected(f"its arguments cannot be used: {error}")
         return None
@@ -163,7 +168,11 @@ class Execution:
                 job.exposed = True
                 if job.task.hooks:
                     self._hook(context, "before_start")
-                outcome = self._returned(job, context, self._call(job.task, context))
+                if self.app.middleware:
+                    value = self._call(job.task, context)
+                else:
+                    value = job.task.entry(*context.args, **context.kwargs)
+                outcome = self._returned(job, context, value)
             except BaseException as error:
                 outcome = self._classified(job, context, error)
             shelter(job)
@@ -187,9 +196,7 @@ class Execution:
         return outcome
 
     def _call(self, task: Task[..., Any], context: Context) -> Any:
-        """Call a `def` task, through middleware if there is any."""
-        if not self.app.middleware:
-            return task.entry(*context.args, **context.kwargs)
+        """Call a `def` task through middleware."""
         call: Callable[[Message], Any] = lambda message: task.entry(*message.args, **message.kwargs)  # noqa: E731
         for one in reversed(self.app.middleware):
             call = _around(one.execute, call)
@@ -363,8 +370,6 @@ class Execution:
 
         A failure with one of the `expected` exceptions is part of the work and shows no traceback.
         """
-        if type(outcome) is Done and not self._telling():
-            return
         level, verb, rest, shown = logging.INFO, type(outcome).__name__.lower(), "", None
         match outcome:
             case Done():
@@ -389,10 +394,6 @@ class Execution:
             logger.log(level, "%s[%s] %s%s%s", message.task, message.id, verb, took, said, exc_info=shown, extra=extra)
         if self.app.listening:
             self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
-
-    def _telling(self) -> bool:
-        """Return whether anybody wants to know of tasks that simply succeed."""
-        return logger.isEnabledFor(logging.INFO) or self.app.listening
 
     # The hooks of a task's own class
 

@@ -31,8 +31,8 @@ class Interrupted(BaseException):
 THROWN = (SoftTimeLimitExceeded, Interrupted)
 #: A thread that could not be hit is tried again so often, after so many seconds; and then now and then.
 TIMES, SOON, LATER = 1500, 0.002, 0.1
-#: How long a thread may keep the interpreter while somebody waits for it to see where a thread is; seconds.
-HASTE = 0.00001
+#: Every so many tries threads may keep the interpreter for no longer than this (seconds).
+PATIENCE, HASTE = 20, 0.00001
 
 #: Held while something is thrown into a thread, and while a job makes sure that nothing more is.
 _throwing = threading.Lock()
@@ -91,15 +91,16 @@ def _insist(job: Job, error: type[BaseException]) -> None:
     """Try until the thread is at a place where it can be hit, or the job has ended.
 
     Threads that share a lock hand over the interpreter where they wait for the lock, sooner than they would be made to.
-    Who looks then sees them there every time, if need be for ever: so they are made to hand it over at any step.
+    Who looks then sees them there every time, if need be for ever: so now and then they are made to hand it over at
+    any step. Not always: then others, too, would get in between the look and the throw.
     """
-    tries, never = 0, threading.Event()
+    tries, pause = 0, _thread.allocate_lock()
+    pause.acquire()
     while not _strike(job, error):
         tries += 1
-        if tries > TIMES:
-            never.wait(LATER)
-        _hurry(True)
-        never.wait(SOON)
+        if tries % PATIENCE == 0:
+            _hurry(True)
+        pause.acquire(True, SOON if tries < TIMES else LATER)
 
 
 def _hurry(on: bool) -> None:

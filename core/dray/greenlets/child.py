@@ -24,11 +24,10 @@ from gevent.os import nb_read
 
 from ..processes import birth as born
 from ..processes.birth import Birth
-from ..processes.child import UNFIT
+from ..processes.child import UNFIT, live
 from ..processes.desk import Desk
-from ..processes.frames import HEAD, READ, Broken, Came, Cutter, Leaving, Moved, Run, read_runs
+from ..processes.frames import HEAD, READ, Came, Cutter, Leaving, Moved, Run, read_runs
 from ..processes.link import Link
-from ..report import Failure
 from .orders import Orders, Roll, Seat, native_lock
 
 logger = logging.getLogger("dray.worker")
@@ -56,22 +55,14 @@ def main(*numbers: int) -> None:
     child = Child(roll, link, jobs)
     hearing = Orders(roll, link, orders, resized=child.go_round)
     hearing.start()
-    try:
+
+    def ready() -> Child:
         # Only now, with everything patched, what was started is imported again, and what it imports.
         spawn.prepare(prepared)
         child.sit_down(Desk(told, born.loaded(told), link), hearing)
-    except BaseException as error:
-        failure = Failure.of(error)
-        link.say(Broken(f"{failure.qualname}: {failure.text}"))
-        logger.error("the process of the pool cannot begin: %s", failure.text, exc_info=error)
-        os._exit(UNFIT)
-    try:
-        child.work()
-    except BaseException:
-        # A task has closed the pipe, for one. What was running is known to the worker.
-        logger.critical("a process of the pool ends, something was raised in it outside of any task", exc_info=True)
-        os._exit(UNFIT)
-    child.leave()
+        return child
+
+    live(link, ready)
 
 
 def _letter(descriptor: int) -> tuple[dict[str, Any], Birth]:
@@ -124,6 +115,7 @@ class Child:
         while data := self._undisturbed(nb_read, self._jobs, READ):
             for frame in self._cutter.cut(data):
                 self._line.extend(read_runs(frame))
+            self._desk.attend()
             self._fill()
         while self._line or self._started:
             self._undisturbed(self._idle.wait)
@@ -185,7 +177,7 @@ class Child:
                 self._loop.run_callback(self.go_round)
 
     def _seated(self, run: Run, seat: Seat) -> None:
-        refused = self._roll.claim(seat)
+        refused = self._roll.claim(run.number, seat)
         if refused == "recalled":
             return
         at = self._desk.app.clock.monotonic()

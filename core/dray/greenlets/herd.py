@@ -129,14 +129,6 @@ class Herd(Watch[Crowd]):
 
     # Wishes of the executor
 
-    def cancel(self, job: Job) -> None:
-        """Tell a job that it is not wanted, whether it runs or not."""
-        for each in self._children:
-            for number, found in each.sent.items():
-                if found is job:
-                    each.order(Cancel(number))
-                    return
-
     def interrupt(self, job: Job, error: type[BaseException]) -> None:
         """Raise something in a job that runs."""
         for each in self._children:

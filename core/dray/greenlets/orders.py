@@ -8,7 +8,6 @@ thread, between two steps of Python: neither can hit another greenlet, or come t
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -28,9 +27,10 @@ from ..errors import SoftTimeLimitExceeded
 from ..interrupts import LATER, SOON, TIMES, Interrupted, touchable
 from ..job import Job
 from ..outcome import Released, Revoked
-from ..processes.frames import READ, Cancel, Cutter, End, Order, Recall, Recalled, Room, Show, Stack, Throw, read_order
+from ..processes.beginnings import Beginnings
+from ..processes.frames import Cancel, Cutter, End, Order, Recall, Recalled, Room, Show, Stack, Throw
+from ..processes.hearing import POKE, Hearing
 from ..processes.link import Link
-from ..processes.orders import POKE, end_with_all
 
 logger = logging.getLogger("dray.worker")
 
@@ -56,58 +56,32 @@ class Seat:
         self.ended = False
 
 
-class Roll:
+class Roll(Beginnings[Seat]):
     """Which jobs run, and which may begin: what the native thread and the greenlets share."""
 
     def __init__(self) -> None:
-        self._lock = native_lock()
+        super().__init__(native_lock())
         #: How many may run at a time.
         self.slots = 1
         #: Changed by the main thread alone.
         self.seats: dict[int, Seat] = {}
-        #: The last number that was claimed, and the last one that must not be.
-        self._begun, self._recalled = 0, 0.0
-        self._unwanted: set[int] = set()
 
-    def claim(self, seat: Seat) -> str:
-        """Begin a job; return "" or why not: it was "recalled", or is to be "returned"."""
-        with self._lock:
-            number = seat.number
-            if number <= self._recalled:
-                return "recalled"
-            self._begun = number
-            if number in self._unwanted:
-                self._unwanted.discard(number)
-                return "returned"
-            self.seats[number] = seat
-            return ""
+    def _begin(self, number: int, what: Seat) -> None:
+        self.seats[number] = what
 
     def release(self, seat: Seat) -> None:
         """End a job: whatever comes for it now comes too late."""
         seat.ended, seat.frame = True, None
         self.seats.pop(seat.number, None)
 
-    def recall(self, upto: float = math.inf) -> int:
-        """Let none up to this number begin any more; return the last one that has."""
-        with self._lock:
-            self._recalled = max(self._recalled, upto)
-            return self._begun
 
-    def refuse(self, number: int) -> bool:
-        """Have a job not begin; return False if it has begun already."""
-        with self._lock:
-            if number > self._begun:
-                self._unwanted.add(number)
-            return number > self._begun
-
-
-class Orders:
+class Orders(Hearing):
     """Obeys the worker. `resized` is called by the hub when there may be room for more jobs."""
 
     def __init__(self, roll: Roll, link: Link, descriptor: int, resized: Callable[[], None]) -> None:
+        super().__init__(descriptor)
         self._roll = roll
         self._link = link
-        self._descriptor = descriptor
         self._resized = resized
         #: What is to be raised in whom; taken away by the main thread, which raises it.
         self._wishes: dict[Seat, type[BaseException]] = {}
@@ -117,7 +91,6 @@ class Orders:
         #: How often the hub was asked in vain what runs; None: the worker has not asked.
         self._asked: int | None = None
         self._bell = gevent.get_hub().loop.async_()
-        self._handler = self._poked
 
     def start(self) -> None:
         """Begin to listen. Called by the main thread."""
@@ -125,11 +98,6 @@ class Orders:
         self._bell.start(self._come_round)
         self.arm()
         get_original("_thread", "start_new_thread")(self._run, ())
-
-    def arm(self) -> None:
-        """See to it that the main thread can be poked: a task may have changed what signals do. For the main thread."""
-        if signal.getsignal(POKE) is not self._handler:
-            signal.signal(POKE, self._handler)
 
     # The native thread. No lock that gevent knows of is taken here, nor anything logged
 
@@ -151,19 +119,8 @@ class Orders:
             if self._rounds == rounds:
                 self._press()
 
-    def _read(self, cutter: Cutter) -> None:
-        try:
-            data = os.read(self._descriptor, READ)
-        except OSError:
-            data = b""  # a task has closed it
-        if not data:
-            # The worker has died. Its loans will run out, and what runs here runs elsewhere then.
-            end_with_all()
-        for frame in cutter.cut(data):
-            try:
-                self._obey(read_order(frame))
-            except Exception as error:
-                self._errands.append(partial(logger.error, "an order of the worker failed", exc_info=error))
+    def _failed(self, error: Exception) -> None:
+        self._errands.append(partial(logger.error, "an order of the worker failed", exc_info=error))
 
     def _press(self) -> None:
         """Do without the hub, which some greenlet keeps from coming round."""

@@ -15,7 +15,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..job import Ended, Job
 from ..report import Failure
@@ -56,10 +56,28 @@ def main(
     claims, link = Claims(), Link(reports)
     hearing = Orders(claims, link, orders)
     hearing.start()
-    try:
+
+    def ready() -> Child:
         desk = Desk(told, born.loaded(told, app), link)
         child = Child(desk, claims, link, jobs, rearm=hearing.arm)
         desk.get_ready()
+        return child
+
+    live(link, ready)
+
+
+class Lives(Protocol):
+    """What runs jobs: `work()` until there will be no more, then `leave()`."""
+
+    def work(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+
+def live(link: Link, ready: Callable[[], Lives]) -> None:
+    """Get ready, work and leave; end the process at once, and say why, where that goes wrong."""
+    try:
+        child = ready()
     except BaseException as error:
         failure = Failure.of(error)
         link.say(Broken(f"{failure.qualname}: {failure.text}"))
@@ -68,7 +86,7 @@ def main(
     try:
         child.work()
     except BaseException:
-        # A signal handler that a task has left behind, for one. What was running is known to the worker.
+        # A signal handler that a task has left behind, or a closed pipe. What was running is known to the worker.
         logger.critical("a process of the pool ends, something was raised in it outside of any task", exc_info=True)
         os._exit(UNFIT)
     child.leave()
@@ -119,6 +137,7 @@ class Child:
             return True
         for frame in self._cutter.cut(data):
             self._line.extend(read_runs(frame))
+        self._desk.attend()
         return bool(data)
 
     def _one(self, run: Run) -> bool:

@@ -76,6 +76,10 @@ class Desk:
         # Before 3.13 not every start method does this.
         atexit._run_exitfuncs()
 
+    def attend(self) -> None:
+        """Look what does not change for every job. Called when some have come."""
+        self.crew.execution.attend()
+
     def job(self, run: Run) -> Job:
         """Return a job as the execution needs it."""
         message = run.message

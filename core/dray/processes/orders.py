@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import sys
@@ -18,74 +17,53 @@ from ..executors.loop import where
 from ..interrupts import LATER, SOON, TIMES, Interrupted, throw, touchable
 from ..job import Job
 from ..outcome import Revoked
+from .beginnings import Beginnings
 from .birth import MEANT_FOR_THE_WORKER
-from .frames import READ, Cancel, Cutter, End, Order, Recall, Recalled, Show, Stack, Throw, read_order
+from .frames import Cancel, Cutter, End, Order, Recall, Recalled, Show, Stack, Throw
+from .hearing import POKE, Hearing, end_with_all
 from .link import Link
 
 logger = logging.getLogger("dray.worker")
 
-#: Gets the main thread out of whatever it waits for, to raise something there.
-POKE: int = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
-
-class Claims:
-    """Which job is running, and which may begin: what the two threads of a child share."""
+class Claims(Beginnings[Job]):
+    """Which job is running, and which may begin."""
 
     def __init__(self) -> None:
-        #: Held while a job begins or ends, and while one is chosen to be ended: it hits that one or none.
-        self.lock = threading.Lock()
+        super().__init__(threading.Lock())
         self.job: Job | None = None
         self.number = 0
         #: What runs it, if it is a coroutine.
         self.coroutine: asyncio.Task[Any] | None = None
-        #: The last number that was claimed, and the last one that must not be.
-        self._begun, self._recalled = 0, 0.0
-        self._unwanted: set[int] = set()
 
-    def claim(self, number: int, job: Job) -> str:
-        """Begin a job; return "" or why not: it was "recalled", or is to be "returned"."""
-        with self.lock:
-            if number <= self._recalled:
-                return "recalled"
-            self._begun = number
-            if self._unwanted and number in self._unwanted:
-                self._unwanted.discard(number)
-                return "returned"
-            self.job, self.number = job, number
-            return ""
+    def _begin(self, number: int, what: Job) -> None:
+        self.job, self.number = what, number
 
     def release(self) -> None:
         """End the job: whatever comes for it now comes too late."""
         with self.lock:
             self.job = self.coroutine = None
 
-    def recall(self, upto: float = math.inf) -> int:
-        """Let none up to this number begin any more; return the last one that has."""
-        with self.lock:
-            self._recalled = max(self._recalled, upto)
-            return self._begun
-
     def cancel(self, number: int) -> None:
         """Tell a job that it is not wanted: before it begins, it does not; after that it sees or feels it."""
+        if self.refuse(number):
+            return
         with self.lock:
-            if number > self._begun:
-                self._unwanted.add(number)
-            elif self.job is not None and number == self.number:
+            if self.job is not None and number == self.number:
                 self.job.cancel()
                 if self.coroutine is not None:
                     self.coroutine.get_loop().call_soon_threadsafe(self.coroutine.cancel)
 
 
-class Orders:
+class Orders(Hearing):
     """Obeys the worker, on a thread that runs no task."""
 
     def __init__(self, claims: Claims, link: Link, descriptor: int) -> None:
+        super().__init__(descriptor)
         self._claims = claims
         self._link = link
-        self._descriptor = descriptor
         #: What is to be raised in which job; taken away by whoever raises it.
         self._wish: tuple[Job, type[BaseException]] | None = None
-        self._handler = self._poked
         self._thread = threading.Thread(target=self._run, name="dray-orders", daemon=True)
 
     def start(self) -> None:
@@ -94,26 +72,13 @@ class Orders:
         self.arm()
         self._thread.start()
 
-    def arm(self) -> None:
-        """See to it that the main thread can be poked: a task may have changed what signals do. For the main thread."""
-        if signal.getsignal(POKE) is not self._handler:
-            signal.signal(POKE, self._handler)
-
     def _run(self) -> None:
         cutter = Cutter()
         while True:
-            try:
-                data = os.read(self._descriptor, READ)
-            except OSError:
-                data = b""  # a task has closed it
-            if not data:
-                # The worker has died. Its loans will run out, and what runs here runs elsewhere then.
-                end_with_all()
-            for frame in cutter.cut(data):
-                try:
-                    self._obey(read_order(frame))
-                except Exception:
-                    logger.exception("an order of the worker failed")
+            self._read(cutter)
+
+    def _failed(self, error: Exception) -> None:
+        logger.error("an order of the worker failed", exc_info=error)
 
     def _obey(self, order: Order) -> None:
         match order:
@@ -191,13 +156,6 @@ class Orders:
             stack = traceback.extract_stack(sys._current_frames()[self._main])
         lead = f"{job.message.task}[{job.message.id}], process {os.getpid()}\n"
         return lead + "".join(traceback.format_list(stack))
-
-
-def end_with_all() -> None:
-    """Kill this process, and with it what its task has started."""
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _ours(number: int, handler: Any) -> bool:

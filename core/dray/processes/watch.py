@@ -22,7 +22,7 @@ from ..clock import SYSTEM_CLOCK
 from ..errors import ConfigurationError
 from ..job import Job
 from .answers import Answers
-from .frames import Broken, Leaving, Moved, Note, Progress, Ready, Recall, Recalled, Show, Stack, Told, Word
+from .frames import Broken, Cancel, Leaving, Moved, Note, Progress, Ready, Recall, Recalled, Show, Stack, Told, Word
 from .handle import Handle, Outlet
 from .nursery import Nursery
 
@@ -213,6 +213,14 @@ class Watch(ABC, Generic[H]):
             self._drain.answered(each)
 
     # Wishes of the executor
+
+    def cancel(self, job: Job) -> None:
+        """Tell a job that it is not wanted, whether it runs or not."""
+        for each in self._children:
+            for number, found in each.sent.items():
+                if found is job:
+                    each.order(Cancel(number))
+                    return
 
     def drain(self, answers: Answers) -> None:
         """Collect what has not begun, and call back what children have."""
