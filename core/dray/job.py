@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .task import Task
 
 
-class Job(msgspec.Struct, eq=False):
+class Job(msgspec.Struct, eq=False, gc=False):
     """A delivery on its way through a worker: what it carries, who runs it, and how long the loan lasts."""
 
     delivery: Delivery
@@ -70,7 +70,7 @@ class Job(msgspec.Struct, eq=False):
             self.context.cancel()
 
 
-class Ended(msgspec.Struct, eq=False):
+class Ended(msgspec.Struct, eq=False, gc=False):
     """What a run comes to: the outcome, the report to store (None: nothing), and the messages to send first."""
 
     outcome: Outcome

@@ -61,7 +61,7 @@ class Step(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     link_error: tuple[Step, ...] = msgspec.field(default=(), name="le")
 
 
-class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True):
+class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One call of a task, as data: what tasks, middleware and callbacks see.
 
     On the wire (docs/envelope.md) the fields below are the metadata, under their short names, and the arguments are
@@ -173,7 +173,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     arguments: dict[str, Any] = {}
 
 
-class Delivery(Discreet, frozen=True, kw_only=True):
+class Delivery(Discreet, frozen=True, kw_only=True, gc=False):
     """An envelope in a worker's hands: lent for a while, and not yet settled."""
 
     id: str

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 
-class Done(msgspec.Struct, frozen=True):
+class Done(msgspec.Struct, frozen=True, gc=False):
     """The task returned. `value` is what it returned."""
 
     value: Any

@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +51,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 MOST_WAITING = 10_000
 
 
-class _Entry(msgspec.Struct, eq=False):
+class _Entry(msgspec.Struct, eq=False, gc=False):
     """One outcome on its way, and how far it has come."""
 
     job: Job
@@ -104,7 +106,10 @@ class Settler:
         self._settled = settled
         self._parked = parked
         self._lease = lease
-        self._queue: SimpleQueue[_Entry | Kept | None] = SimpleQueue()
+        #: What came and was not looked at yet. Added to without a lock; whoever adds rings if the thread is asleep.
+        self._came: deque[_Entry | Kept] = deque()
+        self._asleep = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._broker = _Outage("broker", "broker", app)
         #: By the URL of the backend: "" is the app's own, tasks may have others.
@@ -121,20 +126,28 @@ class Settler:
 
     def put(self, job: Job, ended: Ended) -> None:
         """Take what a run came to."""
-        self._queue.put(_Entry(job, ended, not ended.followups, ended.report is None))
+        self._came.append(_Entry(job, ended, not ended.followups, ended.report is None))
+        if self._asleep:
+            self._ring()
 
     def note(self, state: Kept) -> None:
         """Take a state to store, in order with the outcomes."""
-        self._queue.put(state)
+        self._came.append(state)
+        if self._asleep:
+            self._ring()
 
     def close(self, patience: float) -> bool:
         """Settle what is there, trying for `patience` seconds; return whether nothing was left over."""
         self._closing.set()
-        self._queue.put(None)
+        self._ring()
         self._thread.join(patience)
         # Nothing may be written once the worker has said that it has stopped.
         self._given_up.set()
         return not self._thread.is_alive()
+
+    def _ring(self) -> None:
+        self._asleep = False
+        self._bell.put(None)
 
     # The thread
 
@@ -142,7 +155,7 @@ class Settler:
         entries: list[_Entry] = []
         notes: list[Kept] = []
         while True:
-            if self._closing.is_set() and not entries and not notes and self._queue.empty():
+            if self._closing.is_set() and not entries and not notes and not self._came:
                 return
             self._gather(entries, notes)
             if self._given_up.is_set():
@@ -171,21 +184,23 @@ class Settler:
             self._take(entries, notes, BATCH - came, 0.0)
 
     def _take(self, entries: list[_Entry], notes: list[Kept], most: int, wait: float | None) -> int:
-        """Move up to `most` items out of the queue, waiting for the first one only; return how many there were."""
-        get, came = self._queue.get, 0
-        try:
-            while came < most:
-                item = get(True, wait)
-                wait = 0.0
-                if isinstance(item, _Entry):
-                    entries.append(item)
-                    came += 1
-                elif item is not None:  # None: close() was called
-                    notes.append(item)
-                    came += 1
-        except Empty:
-            pass
-        return came
+        """Take up to `most` of what came, waiting for the first one only; return how many there were."""
+        came = self._came
+        if not came and wait != 0.0:
+            # In this order: what is added from here on rings, and what was added before is seen.
+            self._asleep = True
+            if not came and not (wait is None and self._closing.is_set()):
+                with suppress(Empty):
+                    self._bell.get(True, wait)
+            self._asleep = False
+        count = min(len(came), most)
+        for _ in range(count):
+            item = came.popleft()
+            if isinstance(item, _Entry):
+                entries.append(item)
+            else:
+                notes.append(item)
+        return count
 
     def _round(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
         """Bring every outcome as far as it goes now; return those that have to wait for the backend."""

@@ -135,11 +135,12 @@ class ThreadExecutor(Executor):
                 self._sleep()
                 continue
             self._begun += 1
-            if line and not self._watched:
+            # If nobody sleeps, everybody is busy, and there is nobody to be woken either.
+            if line and not self._watched and self._sleepers:
                 # Set first: the watch may be over before we are back from appointing it.
                 self._watched = True
                 if not self._wake(1, to_watch=True):
-                    self._watched = False  # everybody is busy, so there is nobody to be woken either
+                    self._watched = False
             seat.job = job
             began = now()
             done(job, run(job))

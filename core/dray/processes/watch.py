@@ -123,6 +123,9 @@ class Watch(ABC, Generic[H]):
             key.data()
         while self._wishes:
             self._wishes.popleft()()
+        for each in self._children:
+            # An order that found the pipe full would otherwise wait for the next one.
+            self._see_to(each, each.orders)
 
     def _rung(self) -> None:
         self._bell.recv(4096)
@@ -364,7 +367,8 @@ class Watch(ABC, Generic[H]):
 
     def _flush(self, each: H, outlet: Outlet) -> None:
         outlet.flush()
-        each.moved_at = SYSTEM_CLOCK.monotonic()
+        if outlet is each.jobs:
+            each.moved_at = SYSTEM_CLOCK.monotonic()
         if not outlet.blocked:
             self._forget(outlet)
 

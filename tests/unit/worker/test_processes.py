@@ -15,6 +15,7 @@ import pytest
 from dray import (
     ConfigurationError,
     Dray,
+    SoftTimeLimitExceeded,
     TaskFailed,
     TaskRevoked,
     TimeLimitExceeded,
@@ -210,6 +211,25 @@ def test_a_hard_limit_takes_along_what_the_task_has_started(shop: Shop) -> None:
 
 
 # Cancellation
+
+
+def test_orders_that_find_the_pipe_full_are_given_when_there_is_room_again(shop: Shop) -> None:
+    with shop.worker(concurrency=1) as worker:
+        child = shop.got("pid")
+        result = shop.sleep.apply_async((30,), soft_time_limit=25)
+        shop.wait_for(f"{result.id}@{child}")
+        (job,) = worker._jobs.values()
+        executor = worker._crew._executors[job.kind]
+        os.kill(child, signal.SIGSTOP)
+        try:
+            for _ in range(20_000):
+                executor.cancel(job)
+            executor.interrupt(job, SoftTimeLimitExceeded)
+            (each,) = executor._at_work._children
+            wait_until(lambda: each.orders.blocked and not executor._at_work._wishes)
+        finally:
+            os.kill(child, signal.SIGCONT)
+        assert isinstance(value(result), TaskRevoked)
 
 
 def test_a_revoked_task_sees_it(shop: Shop) -> None:
