@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,6 +19,9 @@ SHORT = 0.00015
 PATIENCE = 0.002
 #: Weight of what was just seen in the running average.
 LEARNING = 0.02
+#: After so many jobs, and so many seconds, a thread looks whether there is room for others beside it. And how many
+#: processors this process keeps busy when the interpreter, which runs one thread at a time, is what all wait for.
+ROUND, MOMENT, CROWDED = 64, 0.0005, (0.85, 1.15)
 
 
 class _Seat:
@@ -35,7 +39,8 @@ class ThreadExecutor(Executor):
     """Busy threads help themselves from the line without a lock; only a thread that finds it empty goes to sleep.
 
     While jobs are so short that handing one over costs more than running it, one thread runs them all, and a second
-    one keeps watch: as soon as the first one gets stuck in a longer job, everybody is woken.
+    one keeps watch: as soon as the first one gets stuck in a longer job, everybody is woken. So it is, too, when all
+    are awake and only take the interpreter from each other: one of them goes on, and the others rest.
     """
 
     def __init__(self, slots: int) -> None:
@@ -49,6 +54,10 @@ class ThreadExecutor(Executor):
         self._duration = 1.0
         self._begun = 0
         self._watched = False
+        #: Beside this one the others rest; None: all that are awake work. And when (in the time of this process, and
+        #: in real time) it was last looked whether that is right.
+        self._leader: _Seat | None = None
+        self._looked = 0.0, 0.0
         self._stopping = False
         #: Held while threads are started or sent away; and how many of them are to go when they have ended their job.
         self._lock = threading.Lock()
@@ -76,6 +85,7 @@ class ThreadExecutor(Executor):
             for seat in self._seats:
                 if seat.job is job and not seat.given_up:
                     seat.given_up = True
+                    self._leader = None
                     self._seats.remove(seat)
                     self._add(1)
                     return
@@ -110,6 +120,7 @@ class ThreadExecutor(Executor):
             if not self._surplus:
                 return False
             self._surplus -= 1
+            self._leader = None
             self._seats.remove(seat)
             return True
 
@@ -124,14 +135,20 @@ class ThreadExecutor(Executor):
         return count > 0
 
     def _work(self, seat: _Seat) -> None:
-        line, now = self._line, time.perf_counter
+        line, now, round_ends = self._line, time.perf_counter, ROUND
         run, done = self._host.run, self._host.done
         while not self._stopping:
             if (self._surplus or seat.given_up) and self._leaves(seat):
                 return
+            leader = self._leader
+            if leader is not None and leader is not seat and self._duration < SHORT:
+                self._rest(seat)
+                continue
             try:
                 job = line.popleft()
             except IndexError:
+                if leader is seat:
+                    self._leader = None  # whoever is woken next shall work
                 self._sleep()
                 continue
             self._begun += 1
@@ -148,19 +165,49 @@ class ThreadExecutor(Executor):
             # Or the thread would keep the last job, with its arguments and result, alive until the next one.
             del job
             seat.job = None
+            round_ends -= 1
+            if not round_ends:
+                round_ends = ROUND
+                self._look(seat)
+
+    def _look(self, seat: _Seat) -> None:
+        """Find out whether threads beside this one have anything to win, or only take the interpreter from it."""
+        (busy_before, before), busy, now = self._looked, time.process_time(), time.perf_counter()
+        if now - before < MOMENT:
+            return
+        self._looked = busy, now
+        share = (busy - busy_before) / (now - before)
+        if CROWDED[0] <= share <= CROWDED[1]:
+            self._leader = seat
+        elif self._leader is not None:
+            self._leader = None
+            self._wake(len(self._line))
+
+    def _rest(self, seat: _Seat) -> None:
+        """Leave the jobs to the leader; keep watch, if nobody does."""
+        if not self._watched:
+            self._watched = True
+            self._watch()
+            return
+        self._sleepers.append(None)
+        if self._leader is None or self._leader is seat:
+            # Changed between our look and our going to sleep: perhaps nobody else is awake.
+            self._stay_awake()
+        elif self._bell.get():
+            self._watch()
 
     def _sleep(self) -> None:
         self._sleepers.append(None)
         if self._line:
-            # Filled between our look and our going to sleep: whoever filled it may not have seen us. Stay awake. If our
-            # entry was used already, its ring wakes somebody for nothing, which is harmless.
-            try:
-                self._sleepers.pop()
-            except IndexError:
-                pass
-            return
-        if self._bell.get():
+            # Filled between our look and our going to sleep: whoever filled it may not have seen us.
+            self._stay_awake()
+        elif self._bell.get():
             self._watch()
+
+    def _stay_awake(self) -> None:
+        # If our entry was used already, its ring wakes somebody for nothing, which is harmless.
+        with suppress(IndexError):
+            self._sleepers.pop()
 
     def _watch(self) -> None:
         """Wait while short jobs flow; wake everybody when they stop flowing, or are short no longer."""
@@ -168,6 +215,7 @@ class ThreadExecutor(Executor):
             begun = self._begun
             time.sleep(PATIENCE)
             if self._begun == begun or self._duration > SHORT:
+                self._leader = None
                 self._wake(len(self._line))
                 break
         # From here on the next one to begin a job with others behind it appoints a new watch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
@@ -315,6 +316,40 @@ def test_a_short_job_never_waits_behind_a_long_one_while_a_thread_is_free() -> N
             wait_until(lambda number=number: len(line.ended) == 3 + 50 * number)  # type: ignore[misc]
         line.executor.submit([lambda: opened.wait(20), lambda: "short"])
         wait_until(lambda: "short" in line.ended)
+    finally:
+        opened.set()
+        line.executor.stop()
+
+
+def test_where_threads_only_take_the_interpreter_from_each_other_one_runs_all_the_short_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.process_time", time.perf_counter)
+    line = Line(4)
+    try:
+        line.executor.submit([threading.get_ident] * 40_000)
+        wait_until(lambda: len(line.ended) == 40_000, 30)
+    finally:
+        line.executor.stop()
+    ((_, most),) = Counter(line.ended[10_000:]).most_common(1)
+    assert most > 0.6 * 30_000
+
+
+@pytest.mark.parametrize("slots", [2, 3, 4])
+def test_short_jobs_go_on_when_the_thread_that_runs_them_gets_stuck(
+    monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    monkeypatch.setattr("time.process_time", time.perf_counter)
+    line, opened = Line(slots), threading.Event()
+    stuck = lambda: opened.wait(30)  # noqa: E731
+    try:
+        for _ in range(slots - 1):
+            line.executor.submit([*([lambda: "short"] * 2000), stuck, *([lambda: "short"] * 2000)])
+        wait_until(lambda: line.ended.count("short") == 4000 * (slots - 1), 20)
+        opened.set()
+        wait_until(lambda: len(line.ended) == 4001 * (slots - 1))
+        line.executor.submit([lambda: "again"] * 500)
+        wait_until(lambda: line.ended.count("again") == 500)
     finally:
         opened.set()
         line.executor.stop()
