@@ -67,7 +67,7 @@ check: lint types docs-test ## Everything but the slow tests: style, types, laye
 
 .PHONY: docs-test
 docs-test: $(VENV)/.dev
-	$(PYTEST) -q tests/unit/test_layers.py tests/unit/test_docs.py
+	$(PYTEST) -q tests/unit/test_layers.py tests/unit/test_docs.py tests/unit/test_cost_of_a_task.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,10 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .job import Job
 
 #: Seconds of work that may lie ready.
 AHEAD = 0.1
@@ -86,13 +89,13 @@ class Credit:
             seen = 1.0 if one == kind else 0.0
             mix[one] = seen + (mix.get(one, seen) - seen) * kept
 
-    def ended(self, jobs: Iterable[tuple[str, str, float | None]]) -> None:
-        """Note that jobs are settled: of each its queue and kind, and how long it ran (None: it did not run)."""
+    def ended(self, jobs: Iterable[Job]) -> None:
+        """Note that jobs are settled."""
         lanes, held = self._lanes, self._held
         with self._lock:
-            for queue, kind, duration in jobs:
-                lane = lanes[kind]
-                held[queue] -= 1
+            for job in jobs:
+                lane, duration = lanes[job.kind], job.ran
+                held[job.delivery.queue] -= 1
                 lane.held -= 1
                 if duration is None:
                     continue

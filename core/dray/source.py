@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -129,13 +129,13 @@ class Source:
         self._last_end = self._app.clock.monotonic()
         held, ended = self._jobs, []
         for job in jobs:
-            delivery = job.delivery
-            if held.pop(delivery.receipt, None) is None:
+            receipt = job.delivery.receipt
+            if held.pop(receipt, None) is None:
                 continue
-            if delivery.receipt in self._making_room:
-                self._making_room.discard(delivery.receipt)
+            if receipt in self._making_room:
+                self._making_room.discard(receipt)
             else:
-                ended.append((delivery.queue, job.kind, job.ran))
+                ended.append(job)
         self._credit.ended(ended)
         self._room.set()
         if not self._jobs:
@@ -145,7 +145,7 @@ class Source:
         """Make room for other work: these have ended, but cannot be settled while the result backend is away."""
         for job in jobs:
             self._making_room.add(job.delivery.receipt)
-        self._credit.ended((job.delivery.queue, job.kind, job.ran) for job in jobs)
+        self._credit.ended(jobs)
         self._room.set()
 
     # The thread
@@ -255,13 +255,16 @@ class Source:
         triage, lane = self._crew.triage, {kind: self._crew.lane(kind) for kind in ("def", "async")}
         again, fresh = self._apart(deliveries)
         # Those first: what this worker does not keep of them it gives back while it still knows nothing of the others.
-        looked = self._kept([triage.look(delivery, lease_until) for delivery in again]) if again else []
-        looked += [triage.look(delivery, lease_until) for delivery in fresh]
+        looked = self._kept(triage.look(again, lease_until)) if again else []
+        looked += triage.look(fresh, lease_until)
+        brought: dict[tuple[str, str], int] = {}
         for job, _ in looked:
-            job.kind = lane[job.kind]
+            kind = job.kind = lane[job.kind]
+            delivery = job.delivery
             # In the table before anything is waited for: the keeper renews what is there.
-            self._jobs[job.delivery.receipt] = job
-        for (queue, kind), count in Counter([(job.delivery.queue, job.kind) for job, _ in looked]).items():
+            self._jobs[delivery.receipt] = job
+            brought[delivery.queue, kind] = brought.get((delivery.queue, kind), 0) + 1
+        for (queue, kind), count in brought.items():
             self._credit.taken(queue, kind, count)
         done_before = self._recognition.look(looked)
         for job, outcome in looked:

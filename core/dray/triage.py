@@ -1,4 +1,4 @@
-"""Triage: one look at the metadata of each delivery that comes in: may it run here, and if not, what becomes of it.
+"""Triage: one look at the metadata of what comes in: may it run here, and if not, what becomes of it.
 
 Nothing that a message can carry gets past here as an exception: it would end one worker after the other.
 """
@@ -6,6 +6,7 @@ Nothing that a message can carry gets past here as an exception: it would end on
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,44 +37,64 @@ class Triage:
         self._execution = execution
         # Looked up here: a key that is missing is an error of the worker that starts, and not of each message.
         self._sealing = app.sealing
+        #: Content types that may be read, as far as they have come.
+        self._readable: set[str] = set()
 
-    def look(self, delivery: Delivery, lease_until: float) -> tuple[Job, Outcome | None]:
-        """Read the metadata, and return an outcome at once for what must not, or cannot, be run."""
-        app, conf = self.app, self.app.conf
-        try:
-            if len(delivery.body) > conf.task_max_message_bytes + MAX_METADATA:
-                raise DecodeError(
-                    f"{len(delivery.body):,} bytes are more than task_max_message_bytes allows "
-                    f"({conf.task_max_message_bytes:,})"
-                )
-            if self._sealing is None:
-                message = unpack(delivery.body)
+    def look(self, deliveries: Sequence[Delivery], lease_until: float) -> list[tuple[Job, Outcome | None]]:
+        """Read the metadata of a batch; with each job comes an outcome at once if it must not, or cannot, be run."""
+        app, now = self.app, self.app.clock.time()
+        tasks, limit, sealing = app.tasks, app.conf.task_max_message_bytes, self._sealing
+        counts = app.broker.capabilities.delivery_count
+        looked: list[tuple[Job, Outcome | None]] = []
+        for delivery in deliveries:
+            try:
+                if len(delivery.body) > limit + MAX_METADATA:
+                    raise DecodeError(
+                        f"{len(delivery.body):,} bytes are more than task_max_message_bytes allows ({limit:,})"
+                    )
+                message = unpack(delivery.body) if sealing is None else sealing.message(delivery.body, delivery.id)
+            except (DecodeError, ValueError, RecursionError) as error:
+                unreadable = Message(id=delivery.id, task="(unreadable)", queue=delivery.queue, ignore_result=True)
+                outcome = Rejected(f"unreadable: {error}")
+                looked.append((Job(delivery, unreadable, self._no_task, lease_until), outcome))
+                continue
+            if not message.queue:
+                # It came through an exchange. From here on, retries included, it is this queue's alone.
+                message = message.but(queue=delivery.queue, exchange="", routing_key="")
+            task = tasks.get(message.task)
+            if task is None:
+                looked.append((Job(delivery, message, self._no_task, lease_until), self._unknown(message)))
+                continue
+            job = Job(delivery, message, task, lease_until)
+            if (
+                delivery.cancelled
+                or message.expires is not None
+                or (counts and delivery.delivery_count > task.resolved.max_deliveries)
+                or message.content_type not in self._readable
+            ):
+                looked.append((job, self._refused(job, now, counts)))
             else:
-                message = self._sealing.message(delivery.body, delivery.id)
-        except (DecodeError, ValueError, RecursionError) as error:
-            unreadable = Message(id=delivery.id, task="(unreadable)", queue=delivery.queue, ignore_result=True)
-            return Job(delivery, unreadable, self._no_task, lease_until), Rejected(f"unreadable: {error}")
-        if not message.queue:
-            # It came through an exchange. From here on, retries included, it is this queue's alone.
-            message = message.but(queue=delivery.queue, exchange="", routing_key="")
-        task = app.tasks.get(message.task)
-        if task is None:
-            return Job(delivery, message, self._no_task, lease_until), self._unknown(message)
-        job = Job(delivery, message, task, lease_until)
+                looked.append((job, None))
+        return looked
+
+    def _refused(self, job: Job, now: float, counts: bool) -> Outcome | None:
+        """Return what becomes of a job that there may be something about; None if it may be run all the same."""
+        delivery, message = job.delivery, job.message
         if delivery.cancelled:
-            return job, Revoked()
-        if message.expires is not None and message.expires <= app.clock.time():
-            return job, Expired()
-        if delivery.delivery_count > task.resolved.max_deliveries and app.broker.capabilities.delivery_count:
-            return job, Rejected(
+            return Revoked()
+        if message.expires is not None and message.expires <= now:
+            return Expired()
+        if counts and delivery.delivery_count > job.task.resolved.max_deliveries:
+            return Rejected(
                 f"delivered {delivery.delivery_count} times without an end (max_deliveries is "
-                f"{task.resolved.max_deliveries}): each time the worker died or lost its lease"
+                f"{job.task.resolved.max_deliveries}): each time the worker died or lost its lease"
             )
         try:
-            app.payloads.reader(message.content_type)
+            self.app.payloads.reader(message.content_type)
         except (ContentNotAccepted, UnknownPlugin) as error:
-            return job, Rejected(f"not decoded: {error}")
-        return job, None
+            return Rejected(f"not decoded: {error}")
+        self._readable.add(message.content_type)
+        return None
 
     def unrun(self, job: Job, outcome: Outcome) -> Ended:
         """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""

@@ -44,7 +44,7 @@ def killed_before_the_ack(shop: Shop) -> None:
     """Do to the next message what a worker does that is killed once its result is stored."""
     (delivery,) = shop.app.broker.consumer(["default"], 5.0).receive(1, 0)
     execution = Execution(shop.app, "killed")
-    job, refused = Triage(shop.app, execution).look(delivery, float("inf"))
+    ((job, refused),) = Triage(shop.app, execution).look([delivery], float("inf"))
     assert refused is None
     ended = execution.run(job)
     if ended.report is not None:
