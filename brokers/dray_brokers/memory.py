@@ -122,6 +122,7 @@ class MemoryConsumer(Consumer):
         self._lease = lease
         #: Set whenever something may have become ready other than by time alone.
         self.bell = threading.Event()
+        self._woken = False
 
     def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
         clock = self._broker.clock
@@ -131,9 +132,14 @@ class MemoryConsumer(Consumer):
             self.bell.clear()
             lent, next_change = self._broker.lend(self, self._queues if queues is None else queues, limit, self._lease)
             now = clock.monotonic()
-            if lent or now >= end:
+            if lent or now >= end or self._woken:
+                self._woken = False
                 return lent
             clock.wait(self.bell, min(next_change, end) - now)
+
+    def wake(self) -> None:
+        self._woken = True
+        self.bell.set()
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return self._broker.settle(deliveries, lambda queue, entry: self._broker.drop(entry))

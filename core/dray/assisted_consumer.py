@@ -268,6 +268,9 @@ class AssistedConsumer(Consumer):
         self._forget(each.receipt for each in lost)
         return [by_receipt[each.receipt] for each in lost]
 
+    def wake(self) -> None:
+        self._inner.wake()
+
     def close(self) -> None:
         self._end_due()
         self._inner.close()

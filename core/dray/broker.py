@@ -85,6 +85,13 @@ class Consumer(ABC):
         """
         return ()
 
+    def wake(self) -> None:
+        """Have the `receive` that waits, or the next one, return before its time if nothing is there. Raises nothing.
+
+        It may be called from any thread, and is when the worker stops. By default nothing happens, and whoever stops
+        has to wait as long as that `receive` does.
+        """
+
     def resume(self) -> bool:
         """Go on after `BrokerUnavailable` from `receive`, the broker being open again; return whether that is possible.
 

@@ -105,6 +105,9 @@ class _Loans(Consumer):
             raise BrokerUnavailable(f"{self._failover.current.url} has taken over")
         return self._failover.ask(self._broker, lambda: self._inner.receive(limit, wait, queues))
 
+    def wake(self) -> None:
+        self._inner.wake()
+
     def resume(self) -> bool:
         return self._broker is self._failover.current and self._inner.resume()
 

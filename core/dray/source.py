@@ -118,6 +118,8 @@ class Source:
 
     def join(self) -> None:
         """Wait until it takes in nothing more; jobs that waited to run alone are given back."""
+        self._room.set()
+        self.consumer.wake()
         while self._thread.is_alive():
             # By and by, for the main thread hears no signal that comes on its way into a wait.
             self._thread.join(WAIT)

@@ -157,6 +157,9 @@ class _FlakyConsumer(Consumer):
     def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
         return self._do("receive", lambda: self._inner.receive(limit, wait, queues))
 
+    def wake(self) -> None:
+        self._inner.wake()
+
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return self._do("ack", lambda: self._inner.ack(deliveries), _ids(deliveries))
 

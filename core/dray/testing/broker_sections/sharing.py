@@ -107,6 +107,14 @@ class Sharing(BrokerKit):
         self.pass_time(broker, self.lease * 1.5)
         assert ids(waiting.result()) == ["a"]
 
+    def test_who_is_woken_misses_nothing(self, broker: Broker) -> None:
+        consumer = self.consumer(broker)
+        waiting = Background(lambda: consumer.receive(10, self.moment))
+        consumer.wake()
+        assert list(waiting.result()) == []
+        self.send(broker, "a")
+        assert ids(self.take(consumer)) == ["a"]
+
     def test_without_a_wait_an_empty_queue_says_so_at_once(self, broker: Broker) -> None:
         consumer = self.consumer(broker)
         assert list(Background(lambda: consumer.receive(10, 0)).result()) == []
