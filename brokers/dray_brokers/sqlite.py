@@ -301,6 +301,7 @@ class SqliteConsumer(Consumer):
         self._pace = Pace(LONGEST_PAUSE)
         #: Receipts of what was lent and not settled: what `close` gives back.
         self._lent: set[tuple[int, int]] = set()
+        self._woken = False
 
     def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
         names = self._queues if queues is None else queues
@@ -313,9 +314,14 @@ class SqliteConsumer(Consumer):
             watch = self._file.watch(db, self._pace)
             while True:
                 taken, next_due = self._take(names, limit)
-                if taken or self._clock.monotonic() >= end:
+                if taken or self._woken or self._clock.monotonic() >= end:
+                    self._woken = False
                     return taken
                 watch.wait(partial(self._left, end, next_due))
+
+    def wake(self) -> None:
+        self._woken = True
+        self._file.ring()
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         by_token: defaultdict[int, list[int]] = defaultdict(list)
