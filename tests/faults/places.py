@@ -25,6 +25,8 @@ BROKERS = ("sqlite", *SERVERS)
 DURABLE = ("redis", "rabbitmq", "postgresql")
 #: Those that can only put a copy in the place of a message, and then remove it: killed in between, there are two of it.
 COPYING = ("rabbitmq", "sqs")
+#: How many messages a kill may leave behind twice, in the mean, there.
+TWINS = 5
 #: Those that lend without being asked in that moment, to whoever has a consumer or a long poll open, dead or alive.
 PUSHING = ("rabbitmq", "sqs")
 
@@ -48,9 +50,9 @@ class Place:
         return SERVERS[self.name][1]
 
     @property
-    def copies(self) -> bool:
-        """Whether a message is given back, or counted, by putting a copy in its place."""
-        return self.name in COPYING
+    def twins(self) -> int:
+        """How many messages a kill may leave behind twice, in the mean: here they are given back as copies."""
+        return TWINS if self.name in COPYING else 0
 
     @property
     def pushes(self) -> bool:

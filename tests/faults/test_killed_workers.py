@@ -19,8 +19,6 @@ FEW = 6
 #: How many messages may be buried without having begun, for each kill: what had just come. And where they are on their
 #: way for a while.
 UNBEGUN, UNBEGUN_ON_THE_WAY = 0.25, 0.5
-#: How many messages a kill may leave behind twice, in the mean, where they are given back as copies.
-TWINS = 5
 
 
 @pytest.mark.fault("F1", "kill -9 of a whole worker, nobody sends any more", quick=("redis",))
@@ -69,8 +67,7 @@ def test_twenty_kills_under_load_lose_nothing(site: Site, seed: int, request: py
     most = kills * (UNBEGUN_ON_THE_WAY if site.place.pushes else UNBEGUN)
     assert len(unbegun) <= most, f"buried, and never began: {sorted(unbegun)}"
     # What a dying worker was just about to give back, or to count, may be there twice where that takes a copy.
-    twins = kills * TWINS if site.place.copies else 0
-    site.account(seconds, may_repeat=held, twins=twins, may_be_buried=buried, note=note)
+    site.account(seconds, may_repeat=held, twins=kills * site.place.twins, may_be_buried=buried, note=note)
 
 
 def sequels(run: str) -> list[str]:
