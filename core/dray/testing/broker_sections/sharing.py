@@ -134,7 +134,7 @@ class Sharing(BrokerKit):
             while True:
                 batch = consumer.receive(7, self.moment)
                 # In the hands of nobody for a moment is what was borrowed for somebody who had just gone away.
-                if not batch and (len(taken) >= self.many or SYSTEM_CLOCK.monotonic() >= end):
+                if not batch and (len(set(taken)) >= self.many or SYSTEM_CLOCK.monotonic() >= end):
                     return
                 taken.extend(ids(batch))
                 consumer.ack(batch)
