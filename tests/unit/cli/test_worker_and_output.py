@@ -83,12 +83,15 @@ def test_the_garbage_collector_leaves_alone_what_stays(
 ) -> None:
     run.write(
         "thrifty.py",
-        f"import gc\nfrom pathlib import Path\nfrom dray import Dray\napp = Dray('thrifty')\n{own}\n"
+        "import gc, json\nfrom pathlib import Path\nfrom dray import Dray\nfrom dray.testing.faults import wait_until\n"
+        f"app = Dray('thrifty')\n{own}\n"
         "@app.task\n"
-        "def look(): Path('seen').write_text(f'{gc.get_threshold()[0]} {gc.get_freeze_count() > 10_000}')\n",
+        "def look():\n"
+        "    wait_until(lambda: json.loads(Path('beats').read_text())['state'] == 'running')\n"
+        "    Path('seen').write_text(f'{gc.get_threshold()[0]} {gc.get_freeze_count() > 10_000}')\n",
     )
     run("-A", "thrifty", "call", "thrifty.look").output()
-    run("-A", "thrifty", "worker", "--burst").output()
+    run("-A", "thrifty", "worker", "--burst", "--heartbeat-file", "beats").output()
     assert Path("seen").read_text() == f"{threshold} {frozen}"
 
 
