@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from command_line import positive, say, some_of
 from measures import Measure, Sample, Size, measures
 from places import PLACES
 from report import Row, as_json, as_markdown, as_text, report, row
@@ -17,7 +18,7 @@ from services import Servers, running
 def main() -> None:
     """Measure what the options say, and report it."""
     options = _options(sys.argv[1:])
-    with running(_say) as servers:
+    with running(say) as servers:
         size = Size(options.tasks, options.idle)
         chosen = _chosen(list(measures(size, options.places, servers)), options.only)
         left_out = _left_out(chosen, servers)
@@ -58,7 +59,7 @@ def _rounds(chosen: Sequence[Measure], rounds: int, failures: dict[str, str]) ->
             what = f"{measure.name} {measure.place}"
             if what in failures:
                 continue
-            _say(f"round {turn + 1} of {rounds}: {what}")
+            say(f"round {turn + 1} of {rounds}: {what}")
             try:
                 for side, trial in measure.sides.items():
                     for name, sample in trial().items():
@@ -66,7 +67,7 @@ def _rounds(chosen: Sequence[Measure], rounds: int, failures: dict[str, str]) ->
             except Exception as error:
                 failures[what] = f"failed: {' '.join(f'{type(error).__name__} {error}'.split())[:200]}"
                 print(f"{what} {failures[what]}", file=sys.stderr)
-    _say("")
+    say("")
     return [
         row(measure, figure, figures[figure.name])
         for measure, figures in zip(chosen, found, strict=True)
@@ -90,11 +91,15 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--only", action="append", default=[], metavar="WORD", help="measures or brokers with this word"
     )
     parser.add_argument(
-        "--places", type=_places, default=list(PLACES), metavar="PLACE,...", help=f"brokers: {', '.join(PLACES)} (all)"
+        "--places",
+        type=lambda text: some_of(text, PLACES),
+        default=list(PLACES),
+        metavar="PLACE,...",
+        help=f"brokers: {', '.join(PLACES)} (all)",
     )
-    parser.add_argument("--rounds", type=_positive, default=3, help="how often everything is measured (3)")
+    parser.add_argument("--rounds", type=positive, default=3, help="how often everything is measured (3)")
     parser.add_argument(
-        "--tasks", type=_positive, default=20_000, help="tasks of a throughput trial (20000; slow brokers get fewer)"
+        "--tasks", type=positive, default=20_000, help="tasks of a throughput trial (20000; slow brokers get fewer)"
     )
     parser.add_argument("--idle", type=float, default=4.0, metavar="SECONDS", help="watch an idle worker for (4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, every sample included")
@@ -108,25 +113,6 @@ def _command(options: argparse.Namespace) -> str:
     only += [] if options.places == list(PLACES) else ["--places", ",".join(options.places)]
     sizes = ["--rounds", options.rounds, "--tasks", options.tasks, "--idle", options.idle]
     return shlex.join(["python", "benchmarks/run.py", *map(str, sizes), *only])
-
-
-def _places(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in PLACES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PLACES)}")
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
-    return int(text)
-
-
-def _say(text: str) -> None:
-    """Show how far it is, to people only."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+from command_line import positive, say, some_of
 from peers.chart import Bar, Group, as_svg
 from peers.environments import pythons
 from peers.standings import Row, Standings, as_json, as_markdown, as_text, number, row, standings
@@ -28,7 +29,7 @@ def main() -> None:
     options = _options(sys.argv[1:])
     measures = _measures(options.only)
     left_out: dict[str, str] = {}
-    with running(_say) as servers:
+    with running(say) as servers:
         sides = _with_servers(_sides(options.peers, options.places), servers, left_out)
         sides, interpreters = _with_environments(sides, options.environments, left_out)
         ground = Ground(servers, interpreters, options.tasks)
@@ -76,7 +77,7 @@ def rounds(
         what = f"{measure.name}: {side.name} on {side.place}, {config}"
         if what in left_out:
             continue
-        _say(f"round {turn + 1} of {count}: {what}")
+        say(f"round {turn + 1} of {count}: {what}")
         try:
             found[trial].append(run(measure, side, abouts[side], config))
         except KeyboardInterrupt:
@@ -85,7 +86,7 @@ def rounds(
         except Exception as error:
             _leave_out(left_out, what, f"failed: {' '.join(f'{type(error).__name__} {error}'.split())[:300]}")
             del found[trial]
-    _say("")
+    say("")
     return [*_rows(measures, found)]
 
 
@@ -164,7 +165,7 @@ def _with_environments(
 ) -> tuple[list[Side], dict[str, Path]]:
     """Return the sides that are installed, and their interpreters."""
     needed = {side.name: REQUIREMENTS[side.name] for side in sides if side.name != OURS}
-    interpreters, missing = pythons(needed, folder, _say)
+    interpreters, missing = pythons(needed, folder, say)
     for name, why in missing.items():
         _leave_out(left_out, name, why)
     interpreters[OURS] = Path(sys.executable)
@@ -196,28 +197,28 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="measures with this word")
     parser.add_argument(
         "--peers",
-        type=lambda text: _names(text, PEERS) if text else [],
+        type=lambda text: some_of(text, PEERS) if text else [],
         default=list(PEERS),
         metavar="PEER,...",
         help=f"beside dray, which is always there: {', '.join(PEERS)} (all); '' for none",
     )
     parser.add_argument(
         "--places",
-        type=lambda text: _names(text, PLACES),
+        type=lambda text: some_of(text, PLACES),
         default=list(PLACES),
         metavar="PLACE,...",
         help=f"brokers: {', '.join(PLACES)} (all)",
     )
     parser.add_argument(
         "--configs",
-        type=lambda text: _names(text, CONFIGS),
+        type=lambda text: some_of(text, CONFIGS),
         default=list(CONFIGS),
         metavar="CONFIG,...",
         help="configurations: default, best (both)",
     )
-    parser.add_argument("--rounds", type=_positive, default=3, help="how often everything is measured (3)")
+    parser.add_argument("--rounds", type=positive, default=3, help="how often everything is measured (3)")
     parser.add_argument(
-        "--tasks", type=_positive, default=20_000, help="tasks of a throughput trial (20000; slow peers get fewer)"
+        "--tasks", type=positive, default=20_000, help="tasks of a throughput trial (20000; slow peers get fewer)"
     )
     parser.add_argument(
         "--environments",
@@ -241,25 +242,6 @@ def _command(options: argparse.Namespace) -> str:
         chosen = getattr(options, name)
         words += [] if chosen == list(every) else [f"--{name}", ",".join(chosen)]
     return shlex.join(["python", "benchmarks/run_peers.py", *words])
-
-
-def _names(text: str, known: Sequence[str] | Mapping[str, object]) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
-    return int(text)
-
-
-def _say(text: str) -> None:
-    """Show how far it is, to people only."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
