@@ -601,14 +601,18 @@ def test_whenever_it_is_thrown_it_hits_the_task_or_nobody(
     verdict = Failed(TimeLimitExceeded("over"))
     now: list[Job | None] = [None]
     outcomes: list[Any] = []
+    wanted = 2 if error is SoftTimeLimitExceeded else 1
 
     def work() -> None:
-        for _ in range(4000):
+        seen: set[type[Any]] = set()
+        # Until some were hit, and some were not: whoever throws gets to do it now and then only.
+        while len(outcomes) < 4000 or (len(seen) < wanted and len(outcomes) < 400_000):
             job = Job(Delivery(id="m", queue="default", body=b"", receipt=1), message, task, math.inf)
             if error is Interrupted:
                 job.verdict = verdict
             now[0] = job
             outcomes.append(execution.run(job).outcome)
+            seen.add(type(outcomes[-1]))
             job.ran = 0.0
             assert sum(range(100)) == 4950  # the step of Python that it could hit
         now[0] = None
@@ -627,7 +631,6 @@ def test_whenever_it_is_thrown_it_hits_the_task_or_nobody(
         worker.join()
     finally:
         sys.setswitchinterval(interval)
-    assert len(outcomes) == 4000
     assert thread_errors == []
     if error is SoftTimeLimitExceeded:
         assert {type(outcome) for outcome in outcomes} == {Done, Failed}
