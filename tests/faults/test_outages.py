@@ -65,10 +65,12 @@ def kill_and_restart(site: Site, worker: Worker, seconds: float) -> tuple[float,
     again = site.runs.first_begin_since(opening.at)
     assert again is not None, "the worker has ended"
     unsure = {line.run for line in site.runs.lines() if since <= line.at < again}
+    # What was being sent when it died was sent once more. If the first try had taken effect, and what it sent has ended
+    # before the second one came, it runs again.
+    wait_until(lambda: len(site.expected) > len(sent) + 1, timeout=40)
+    sent = site.expected[: len(sent) + 2]
+    unsure |= set(sent[-2:])
     if site.place.name in COUNTED_BY_COPY:
-        # What was being sent when it died was sent once more, and may be there twice too.
-        wait_until(lambda: len(site.expected) > len(sent) + 1, timeout=40)
-        sent = site.expected[: len(sent) + 2]
         unsure |= set(sent) - {line.run for line in site.runs.lines() if line.what == "end" and line.at < since}
     return again - opening.at, unsure
 
