@@ -335,8 +335,12 @@ def test_the_pool_is_resized_while_it_runs(shop: Shop) -> None:
     with shop.worker(concurrency=1) as worker:
         worker.resize(3)
         wait_until(lambda: len(children_of_the_pool()) == 3)
-        results = [shop.sleep.delay(0.5) for _ in range(3)]
-        assert len({value(result) for result in results}) == 3
+
+        def each_has_one() -> bool:
+            results = [shop.sleep.delay(0.5) for _ in range(3)]
+            return len({value(result) for result in results}) == 3
+
+        wait_until(each_has_one, timeout=60)  # those that are there are not all ready to work yet
         worker.resize(1)
         wait_until(lambda: len(children_of_the_pool()) == 1)
         assert shop.got("add", 1, 1) == 2
