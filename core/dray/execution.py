@@ -298,25 +298,29 @@ class Execution:
         if type(outcome) is Done and not told and message.ignore_result and not message.link:
             return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         try:
-            ended = self._written(job, context, outcome, began)
+            if type(outcome) is Done:
+                ended = self._succeeded(context, outcome, began)
+            else:
+                ended = self._unsuccessful(job, context, outcome, began)
         except Exception as error:
-            ended = self._written(job, context, Failed(error, job.task.resolved.dead_letter), began)
+            ended = self._unsuccessful(job, context, Failed(error, job.task.resolved.dead_letter), began)
         if told or type(ended.outcome) is not Done:
             self.tell(message, ended.outcome, self._time() - began, job.task.options.get("throws", ()))
         return ended
 
-    def _written(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
-        message, app, report = job.message, self.app, None
+    def _succeeded(self, context: Context, outcome: Done, began: float) -> Ended:
+        message, app, ended = context.message, self.app, Ended(outcome)
+        if not message.ignore_result:
+            packed = app.payloads.dump(outcome.value, app.conf.result_serializer, app.conf.result_compression)
+            ended.report = self._report(context, began, states.SUCCESS, packed)
+        return self._followed(ended, on_success, message, outcome.value) if message.link else ended
+
+    def _unsuccessful(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
+        message, report = job.message, None
         wanted = not message.ignore_result
         match outcome:
-            case Done(value):
-                if wanted:
-                    packed = app.payloads.dump(value, app.conf.result_serializer, app.conf.result_compression)
-                    report = self._report(context, began, states.SUCCESS, packed)
-                ended = Ended(outcome, report)
-                return self._followed(ended, on_success, message, value) if message.link else ended
             case Again(delay, error, args, kwargs):
-                again = next_attempt(app, context, delay, args, kwargs)
+                again = next_attempt(self.app, context, delay, args, kwargs)
                 if wanted:
                     report = self._report(context, began, states.RETRY, failure=Failure.of(error, trace(error)))
                 return Ended(outcome, report, (again,))
