@@ -30,7 +30,7 @@ LOOK = 5.0
 AGAIN = 1.0
 
 #: Lengths of a key and of what is kept there: what stands before both in a call of the script.
-_LENGTHS = struct.Struct(">HI")
+_LENGTHS = struct.Struct(">II")
 #: Rank, final or not, length of the state: what a kept record begins with.
 _HEAD = struct.Struct(">dBH")
 
@@ -46,7 +46,7 @@ class RedisBackend(ResultBackend):
         self._link = RedisLink(url, refused=BackendError, unavailable=BackendUnavailable)
         self._news = News(self._link)
         self._time = SystemClock()
-        self._buckets = [f"{self._link.prefix}:result:{{{n:02x}}}:".encode() for n in range(BUCKETS)]
+        self._buckets = [f"{self._link.prefix}:result:{{{n:02x}}}:" for n in range(BUCKETS)]
 
     def open(self) -> None:
         self._news.end()
@@ -101,17 +101,16 @@ class RedisBackend(ResultBackend):
             return [f"maxmemory-policy is {policy}: when Redis is full it deletes results before their time"]
         return []
 
-    def _key(self, id: str) -> bytes:
-        name = id.encode("utf-8", "surrogatepass")
-        return self._buckets[crc32(name) % BUCKETS] + name
+    def _key(self, id: str) -> str:
+        return self._buckets[crc32(id.encode()) % BUCKETS] + id
 
-    def _together(self, pairs: Sequence[tuple[bytes, T]]) -> Iterator[Sequence[tuple[bytes, T]]]:
+    def _together(self, pairs: Sequence[tuple[str, T]]) -> Iterator[Sequence[tuple[str, T]]]:
         """Give pairs of key and whatever in groups that one step can serve."""
         groups = [pairs]
         if self._link.cluster:
-            by_slot: defaultdict[bytes, list[tuple[bytes, T]]] = defaultdict(list)
+            by_slot: defaultdict[str, list[tuple[str, T]]] = defaultdict(list)
             for pair in pairs:
-                by_slot[pair[0].partition(b"}")[0]].append(pair)
+                by_slot[pair[0].partition("}")[0]].append(pair)
             groups = list(by_slot.values())
         for group in groups:
             for start in range(0, len(group), STEP):
@@ -122,17 +121,17 @@ def _any_final(found: Mapping[str, Record]) -> bool:
     return any(record.final for record in found.values())
 
 
-def _portions(pairs: Iterable[tuple[bytes, Record]]) -> Iterator[tuple[bytes, bytes]]:
+def _portions(pairs: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, bytes]]:
     """Give pairs of key and record as the script takes them: the first key, and as many, framed, as it can take."""
-    first, frames, weight = b"", list[bytes](), 0
+    first, frames, weight = "", list[bytes](), 0
     for key, record in pairs:
         if weight and weight + len(record.body) > STEP_BYTES:
             yield first, b"".join(frames)
             frames, weight = [], 0
         if not frames:
             first = key
-        head = _head(record.rank, record.final, record.state)
-        frames += (_LENGTHS.pack(len(key), len(head) + len(record.body)), key, head, record.body)
+        name, head = key.encode(), _head(record.rank, record.final, record.state)
+        frames += (_LENGTHS.pack(len(name), len(head) + len(record.body)), name, head, record.body)
         weight += len(record.body)
     if frames:
         yield first, b"".join(frames)

@@ -51,7 +51,7 @@ class News:
         self.refused = False
 
     @contextmanager
-    def of(self, channels: Sequence[bytes]) -> Iterator[Bell]:
+    def of(self, channels: Sequence[str]) -> Iterator[Bell]:
         """Give a bell that rings for every message on `channels` from now on, until it is lost."""
         listener, bell = self._get(), Bell()
         try:
@@ -79,7 +79,7 @@ class News:
 class _Order:
     """Channels that somebody wants to hear; `placed` when nothing on them can be missed, or nothing will come."""
 
-    def __init__(self, channels: Sequence[bytes]) -> None:
+    def __init__(self, channels: Sequence[str]) -> None:
         self.channels = channels
         self.placed = threading.Event()
 
@@ -94,18 +94,18 @@ class _Listener:
         #: True: the thread has ended, or is about to. `refused`: because we may not subscribe.
         self.over = self.refused = False
         self._lock = threading.Lock()
-        self._bells: defaultdict[bytes, set[Bell]] = defaultdict(set)
+        self._bells: defaultdict[str, set[Bell]] = defaultdict(set)
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         # From here on of the thread alone.
-        self._own = f"{link.prefix}:news:{secrets.token_hex(8)}".encode()
-        self._subscribed: set[bytes] = set()
+        self._own = f"{link.prefix}:news:{secrets.token_hex(8)}"
+        self._subscribed: set[str] = set()
         #: Those of them that nobody needed at the last look.
-        self._idle: set[bytes] = set()
+        self._idle: set[str] = set()
         #: Orders by the channel whose confirmation completes them, in the order in which these will come.
-        self._unconfirmed: dict[bytes, list[_Order]] = {}
+        self._unconfirmed: dict[str, list[_Order]] = {}
         threading.Thread(target=self._run, name="dray-redis-news", daemon=True).start()
 
-    def order(self, channels: Sequence[bytes], bell: Bell) -> None:
+    def order(self, channels: Sequence[str], bell: Bell) -> None:
         """Let `bell` ring for `channels`; return when nothing on them can be missed, or the bell is lost."""
         order = _Order(channels)
         with self._lock:
@@ -125,7 +125,7 @@ class _Listener:
             self.end()
         order.placed.wait(self._link.place.options.socket_timeout)
 
-    def cancel(self, channels: Sequence[bytes], bell: Bell) -> None:
+    def cancel(self, channels: Sequence[str], bell: Bell) -> None:
         """Let `bell` ring no more."""
         with self._lock:
             for channel in channels:
@@ -163,7 +163,7 @@ class _Listener:
             self.end()
 
     def _hear(self, pubsub: Any, kind: str, name: bytes | None) -> None:
-        channel = name or b""
+        channel = "" if name is None else name.decode("utf-8", "surrogatepass")
         if kind == "subscribe":
             for order in self._unconfirmed.pop(channel, ()):
                 order.placed.set()

@@ -19,8 +19,8 @@ import pytest
 from dray import Dray
 
 SHORT, LONG = 500, 2500
-#: Calls for one task that does nothing, without and with its result: 52 and 70 when this was written, on Python 3.11.
-CALLS = {"ignored": 57, "stored": 77}
+#: Calls for one task that does nothing, without and with its result: 35 and 47 when this was written, on Python 3.11.
+CALLS = {"ignored": 38, "stored": 51}
 #: Statements of SQLite, of which each serves a batch: 0.02 for both.
 STATEMENTS = {"ignored": 0.05, "stored": 0.05}
 

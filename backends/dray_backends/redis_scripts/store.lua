@@ -1,6 +1,6 @@
 -- Keeps records, and tells those who wait for a final one.
 -- KEYS: that of the first record (in a cluster all are in its slot). ARGV: milliseconds to keep them ("": for ever), the
--- records one after the other, each: length of the key (2 bytes), length of what is kept (4), the key, which is also
+-- records one after the other, each: length of the key (4 bytes), length of what is kept (4), the key, which is also
 -- the name of the channel, and what is kept: rank (double), 1 if final (1 byte), length of the state (2), state, body.
 
 local records, at = ARGV[2], 1
@@ -16,7 +16,7 @@ local function stays(key, new)
 end
 
 while at <= #records do
-  local key_length, length, start = struct.unpack('>HI4', records, at)
+  local key_length, length, start = struct.unpack('>I4I4', records, at)
   at = start + key_length + length
   local key, record = records:sub(start, start + key_length - 1), records:sub(start + key_length, at - 1)
   -- Most records are the first of their key: only for the others something has to be read.
