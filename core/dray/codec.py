@@ -14,6 +14,7 @@ Only `Payloads` looks into a payload. Routing, retrying and burying read the met
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -76,6 +77,7 @@ def unpack(body: bytes) -> Message:
     return message
 
 
+@lru_cache(maxsize=1024)
 def varint(number: int) -> bytes:
     """Return `number` as an unsigned LEB128 varint."""
     if number < 0x80:
@@ -106,6 +108,42 @@ class Packed(NamedTuple):
     content_encoding: str
 
 
+class Writer:
+    """Writes values in one way: with one serializer and one compression. Immutable, and thread-safe as they are."""
+
+    __slots__ = ("_dumps", "_limit", "_squeeze", "content_encoding", "content_type")
+
+    def __init__(self, serializer: Serializer, compressor: Compressor | None, content_encoding: str, limit: int):
+        self.content_type = serializer.content_type
+        self.content_encoding = content_encoding
+        self._dumps = serializer.dumps
+        self._squeeze = None if compressor is None else compressor.compress
+        self._limit = limit
+
+    def write(self, value: Any) -> bytes:
+        """Return `value` written; raise `SerializationError` when it cannot be, or is larger than may be read."""
+        data = self._dumps(value)
+        if len(data) > self._limit:
+            raise SerializationError(
+                f"{len(data):,} bytes are more than task_max_message_bytes allows ({self._limit:,}): "
+                "send a reference (a path, a key, an id) instead of the data, or raise the setting on both sides"
+            )
+        return data if self._squeeze is None else self._squeeze(data)
+
+    def fill(self, message: Message) -> Message:
+        """Write a message's arguments into its payload, in place, and return it.
+
+        In place because every call that is sent comes through here. So it is for whoever made the message and has
+        shown it to nobody yet; for any other there is `Payloads.encode`.
+        """
+        _set(message, "payload", self.write((message.args, message.kwargs)))
+        if message.content_type != self.content_type:
+            _set(message, "content_type", self.content_type)
+        if message.content_encoding != self.content_encoding:
+            _set(message, "content_encoding", self.content_encoding)
+        return message
+
+
 class Payloads:
     """Writes values with the serializers and compressions that the settings name, and reads what they accept.
 
@@ -118,6 +156,7 @@ class Payloads:
         self._serializers: dict[str, Serializer] = {}
         self._by_type: dict[str, Serializer] = {}
         self._compressors: dict[str, Compressor] = {}
+        self._writers: dict[tuple[str, str | None], Writer] = {}
         self._accepted = frozenset(
             name if "/" in name else self.serializer(name).content_type for name in conf.accept_content
         )
@@ -137,18 +176,19 @@ class Payloads:
             found = self._compressors[name] = self._plugins.find("codecs", name)()
         return found
 
+    def writer(self, serializer: str, compression: str | None) -> Writer:
+        """Return what writes with both of these names, or raise `UnknownPlugin`."""
+        found = self._writers.get((serializer, compression))
+        if found is None:
+            squeezed = self.compressor(compression) if compression else None
+            found = Writer(self.serializer(serializer), squeezed, compression or "", self._limit)
+            self._writers[serializer, compression] = found
+        return found
+
     def dump(self, value: Any, serializer: str, compression: str | None) -> Packed:
         """Write `value`; raise `SerializationError` when it cannot be written or is larger than may be read."""
-        writer = self.serializer(serializer)
-        data = writer.dumps(value)
-        if len(data) > self._limit:
-            raise SerializationError(
-                f"{len(data):,} bytes are more than task_max_message_bytes allows ({self._limit:,}): "
-                "send a reference (a path, a key, an id) instead of the data, or raise the setting on both sides"
-            )
-        if not compression:
-            return Packed(data, writer.content_type, "")
-        return Packed(self.compressor(compression).compress(data), writer.content_type, compression)
+        writer = self.writer(serializer, compression)
+        return Packed(writer.write(value), writer.content_type, writer.content_encoding)
 
     def reader(self, content_type: str) -> Serializer:
         """Return the serializer for `content_type` if it may be read; raise `ContentNotAccepted` otherwise.
@@ -179,13 +219,7 @@ class Payloads:
 
     def encode(self, message: Message, serializer: str, compression: str | None) -> Message:
         """Return `message` with its arguments written into its payload."""
-        packed = self.dump((message.args, message.kwargs), serializer, compression)
-        return _replace(
-            message,
-            payload=packed.data,
-            content_type=packed.content_type,
-            content_encoding=packed.content_encoding,
-        )
+        return self.writer(serializer, compression).fill(_replace(message))
 
     def arguments(self, message: Message) -> tuple[list[Any], dict[str, Any], Serializer]:
         """Return the arguments in the payload, not yet converted to annotations, and the serializer that read them."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import states
 from .capabilities import FOREVER, Capabilities
-from .codec import pack
+from .codec import Writer, pack
 from .context import current
 from .errors import BackendError, BackendUnavailable, BrokerUnavailable, DecodeError, NotSupported, SerializationError
 from .message import Envelope, Message, Waiting
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dray")
 
-#: Writes a message's arguments into its payload, as the options of the call say.
-Encode = Callable[[Message, Mapping[str, Any]], Message]
+#: What becomes of a message on its way to the broker: it is returned as it will travel.
+Step = Callable[[Message], Message]
 
 
 class Sender:
@@ -41,26 +41,28 @@ class Sender:
         self._routes = routes
         self._sealing = app.sealing
 
-    def publish(
-        self,
-        messages: Iterable[Message],
-        encode: Encode,
-        options: Mapping[str, Any],
-    ) -> list[Message]:
+    def publish(self, messages: Iterable[Message], writer: Writer, options: Mapping[str, Any]) -> list[Message]:
         """Send messages in as few round trips as the broker allows; return them as they travelled.
 
-        Everything that can be refused is refused before the first is sent.
+        Everything that can be refused is refused before the first is sent. The messages are the sender's from here
+        on: `writer` writes their arguments into them.
         """
-        can = self.app.broker.capabilities
+        app, can = self.app, self.app.broker.capabilities
         if options.get("connection") is not None:
             options = {**options, "connection": self._transaction(options["connection"], can)}
         sent: list[Message] = []
         envelopes: list[Envelope] = []
-        wrapped = bool(self.app.middleware)
+        encode = self._through_middleware(writer.fill)
+        if app.middleware:
+            messages = map(_with_own_headers, messages)
+        asked = address = ""
         for message in messages:
-            written = self.prepare(message, lambda m: encode(m, options)) if wrapped else encode(message, options)
-            if not written.ignore_result and (address := self.app.reply_to(written.task)):
-                written = written.but(reply_to=address)
+            written = encode(message)
+            if not written.ignore_result:
+                if written.task != asked:
+                    asked, address = written.task, app.reply_to(written.task)
+                if address:
+                    written = written.but(reply_to=address)
             sent.append(written)
             envelopes.append(self._envelope(written, can))
         if options.get("idempotency_key") is not None:
@@ -74,19 +76,28 @@ class Sender:
         running = current.get()
         if running is not None and not running.called_directly:
             running.children.extend(message.id for message in sent)
-        if self.app.listening:
+        if app.listening:
             for message in sent:
-                self.app.notify("task-sent", message)
+                app.notify("task-sent", message)
         return sent
 
-    def prepare(self, message: Message, encode: Callable[[Message], Message]) -> Message:
+    def prepare(self, message: Message, encode: Step) -> Message:
         """Pass a message through the middleware and have its arguments written; return it as it will travel."""
-        # Blank messages share their headers; whoever changes them in place shall change this message only.
-        message = message.but(headers=dict(message.headers))
-        call = encode
+        return self._through_middleware(encode)(_with_own_headers(message))
+
+    def _through_middleware(self, encode: Step) -> Step:
+        """Return `encode` with the middleware around it."""
+        if not self.app.middleware:
+            return encode
+
+        def innermost(message: Message) -> Message:
+            # What the middleware has in hand stays as it is; what is written into is a copy.
+            return encode(message.but())
+
+        call: Step = innermost
         for one in reversed(self.app.middleware):
             call = _around(one, call)
-        return call(message)
+        return call
 
     def enclose(self, message: Message) -> Envelope:
         """Return the envelope for a message, or raise what the broker at hand would have to refuse."""
@@ -214,5 +225,10 @@ class Sender:
             logger.warning("%d message(s) sent unknown to the result backend: %s", len(pending), error)
 
 
-def _around(middleware: Middleware, call_next: Callable[[Message], Message]) -> Callable[[Message], Message]:
+def _with_own_headers(message: Message) -> Message:
+    """Return a copy for others to look at: blank messages share their headers, which they may change in place."""
+    return message.but(headers=dict(message.headers))
+
+
+def _around(middleware: Middleware, call_next: Step) -> Step:
     return lambda message: middleware.publish(message, call_next)
