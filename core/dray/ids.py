@@ -32,7 +32,7 @@ def id_source(clock: Clock = SYSTEM_CLOCK, bits: Callable[[int], int] = _random.
             beginning = f"{text[:8]}-{text[8:]}-7"
             latest = now, beginning
         # 72 random bits; the "8" is the variant.
-        noise = bits(72).to_bytes(9).hex()
-        return f"{beginning}{noise[:3]}-8{noise[3:6]}-{noise[6:]}"
+        noise = bits(72).to_bytes(9).hex("-", 6)
+        return f"{beginning}{noise[:3]}-8{noise[3:]}"
 
     return new_id

@@ -26,6 +26,7 @@ from .transactions import driver_connection
 
 if TYPE_CHECKING:
     from .app import Dray
+    from .broker import Broker
 
 logger = logging.getLogger("dray")
 
@@ -47,7 +48,8 @@ class Sender:
         Everything that can be refused is refused before the first is sent. The messages are the sender's from here
         on: `writer` writes their arguments into them.
         """
-        app, can = self.app, self.app.broker.capabilities
+        app, broker = self.app, self.app.broker
+        can = broker.capabilities
         if options.get("connection") is not None:
             options = {**options, "connection": self._transaction(options["connection"], can)}
         sent: list[Message] = []
@@ -72,7 +74,7 @@ class Sender:
             self._store_pending(sent)
         size = can.max_publish_batch
         for start in range(0, len(envelopes), size):
-            self._send(envelopes[start : start + size], options)
+            self._send(broker, envelopes[start : start + size], options)
         running = current.get()
         if running is not None and not running.called_directly:
             running.children.extend(message.id for message in sent)
@@ -104,10 +106,7 @@ class Sender:
         return self._envelope(message, self.app.broker.capabilities)
 
     def _envelope(self, message: Message, can: Capabilities) -> Envelope:
-        delay = 0.0 if message.eta is None else max(0.0, message.eta - self.app.clock.time())
-        if can.max_delay < min(delay, FOREVER):
-            limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
-            raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
+        delay = 0.0 if message.eta is None else self._delay(message, message.eta, can)
         if message.priority and can.priority_levels < 2:
             raise NotSupported(f"sending {message.task} with priority {message.priority}: the broker has no priorities")
         self._routes.check(message, can)
@@ -124,12 +123,19 @@ class Sender:
             queue=message.queue,
             body=body,
             priority=message.priority,
-            delay=min(delay, FOREVER),
+            delay=delay,
             attempt=message.retries + message.handed_back,
             key=message.key,
             exchange="" if message.queue else message.exchange,
             routing_key="" if message.queue else message.routing_key,
         )
+
+    def _delay(self, message: Message, eta: float, can: Capabilities) -> float:
+        delay = min(max(0.0, eta - self.app.clock.time()), FOREVER)
+        if can.max_delay < delay:
+            limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
+            raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
+        return delay
 
     def _transaction(self, connection: object, can: Capabilities) -> object:
         """Return the driver's connection below the caller's, or raise what says why it cannot be used."""
@@ -139,14 +145,14 @@ class Sender:
             )
         return driver_connection(connection)
 
-    def _send(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
+    def _send(self, broker: Broker, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
         caller = options.get("connection")
         if caller is not None:
             # Never tried again: after an error the transaction is the caller's to end.
-            self.app.broker.publish_within(caller, envelopes)
+            broker.publish_within(caller, envelopes)
             return
         try:
-            self.app.broker.publish(envelopes)
+            broker.publish(envelopes)
         except BrokerUnavailable as error:
             wanted = options.get("retry")
             if not (self.app.conf.task_publish_retry if wanted is None else wanted):

@@ -109,7 +109,7 @@ class Task(Generic[P, R]):
             Parameters.of(function, bound=bind, name=self.name, sensitive=given["sensitive"]).check_sensitive()
         self.is_async = iscoroutinefunction(function)
         self._checked = bool(self.options.get("typing", True))
-        #: What `delay` starts from: a blank message made without options, outside any task.
+        #: What `delay` starts from: a blank message made without options, outside any task. Kept, so made long ago.
         self._plain: Message | None = None
         if function is not type(self).run:
             update_wrapper(self, function)
@@ -205,9 +205,10 @@ class Task(Generic[P, R]):
 
     def _blank(self, options: Mapping[str, Any]) -> Message:
         """Return what all calls with these options have in common: routed, timed, without id and arguments."""
-        if not options and self._plain is not None and current.get() is None:
-            # The origin is not part of what may be kept: it changes in a forked child.
-            return _replace(self._plain, created=self.app.clock.time(), origin=self.app.origin)
+        plain = self._plain
+        # In a forked child the origin is another one.
+        if not options and plain is not None and current.get() is None and plain.origin == self.app.origin:
+            return plain
         check_send_options(options, self.name)
         blank = blank_message(self.app, self.name, options, self.resolved)
         if not options and current.get() is None and blank.expires is None:
@@ -221,10 +222,11 @@ class Task(Generic[P, R]):
         check = self.parameters.check if self._checked else None
         given, new_id = given_id(self.name, options), self.app.new_id
         placed = blank.queue or blank.exchange
+        created = self.app.clock.time() if blank is self._plain else blank.created
         for args, kwargs in calls:
             if check is not None:
                 check(args, kwargs)
-            message = _replace(blank, id=given or new_id(), args=args, kwargs=kwargs)
+            message = _replace(blank, id=given or new_id(), created=created, args=args, kwargs=kwargs)
             if not placed:
                 message = self.app.routes.placed(message, options, self.resolved)
             if blank.idempotent:
