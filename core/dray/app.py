@@ -347,7 +347,7 @@ class Dray:
 
     def run_eagerly(self, task: Task[..., Any], message: Message) -> AsyncResult[Any]:
         """Run a task here and now, retries included; return its finished result."""
-        encoded = self.sender.prepare(message, task.writer({}).fill)
+        encoded = self.sender.prepare(message, task._writer({}).fill)
         report = self.execution.eagerly(task, encoded)
         result: AsyncResult[Any] = AsyncResult(message.id, self, returns=task.parameters.returns)
         result._final = report

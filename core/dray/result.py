@@ -42,8 +42,6 @@ class AsyncResult(Generic[T]):
     Every attribute looks at the backend anew until the state is final. Safe from any thread.
     """
 
-    __slots__ = ("__weakref__", "_backend", "_final", "_returns", "app", "id", "ignored")
-
     def __init__(self, id: str, app: Dray, *, ignored: bool = False, returns: Any = Any, backend: str = "") -> None:
         self.id = id
         self.app = app

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dray")
 
-#: What becomes of a message on its way to the broker: it is returned as it will travel.
-Step = Callable[[Message], Message]
+#: Takes a message with its arguments and returns it as it will travel, with its payload.
+Encode = Callable[[Message], Message]
 
 
 class Sender:
@@ -54,9 +54,9 @@ class Sender:
             options = {**options, "connection": self._transaction(options["connection"], can)}
         sent: list[Message] = []
         envelopes: list[Envelope] = []
-        encode = self._through_middleware(writer.fill)
+        encode: Encode = writer.fill
         if app.middleware:
-            messages = map(_with_own_headers, messages)
+            encode, messages = self._through_middleware(encode), map(_with_own_headers, messages)
         asked = address = ""
         for message in messages:
             written = encode(message)
@@ -83,20 +83,18 @@ class Sender:
                 app.notify("task-sent", message)
         return sent
 
-    def prepare(self, message: Message, encode: Step) -> Message:
+    def prepare(self, message: Message, encode: Encode) -> Message:
         """Pass a message through the middleware and have its arguments written; return it as it will travel."""
         return self._through_middleware(encode)(_with_own_headers(message))
 
-    def _through_middleware(self, encode: Step) -> Step:
+    def _through_middleware(self, encode: Encode) -> Encode:
         """Return `encode` with the middleware around it."""
-        if not self.app.middleware:
-            return encode
 
         def innermost(message: Message) -> Message:
             # What the middleware has in hand stays as it is; what is written into is a copy.
             return encode(message.but())
 
-        call: Step = innermost
+        call: Encode = innermost
         for one in reversed(self.app.middleware):
             call = _around(one, call)
         return call
@@ -236,5 +234,5 @@ def _with_own_headers(message: Message) -> Message:
     return message.but(headers=dict(message.headers))
 
 
-def _around(middleware: Middleware, call_next: Step) -> Step:
+def _around(middleware: Middleware, call_next: Encode) -> Encode:
     return lambda message: middleware.publish(message, call_next)

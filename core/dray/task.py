@@ -150,7 +150,7 @@ class Task(Generic[P, R]):
         messages = list(self._messages([call], self._blank(options), options))
         if self.app.conf.task_always_eager:
             return self.app.run_eagerly(self, messages[0])
-        (handle,) = self._handles(self.app.sender.publish(messages, self.writer(options), options))
+        (handle,) = self._handles(self.app.sender.publish(messages, self._writer(options), options))
         return handle
 
     def delay_many(
@@ -167,7 +167,7 @@ class Task(Generic[P, R]):
         messages = self._messages(map(one_of_many, calls, repeat(self.name)), self._blank(options), options)
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
-        return self._handles(self.app.sender.publish(messages, self.writer(options), options))
+        return self._handles(self.app.sender.publish(messages, self._writer(options), options))
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines: the event loop goes on while the broker answers."""
@@ -220,7 +220,7 @@ class Task(Generic[P, R]):
     ) -> Iterator[Message]:
         """Yield the message of each call, its arguments checked against the signature. Nobody else has seen it yet."""
         check = self.parameters.check if self._checked else None
-        given, new_id = given_id(self.name, options), self.app.new_id
+        given, new_id = given_id(self.name, options) if options else None, self.app.new_id
         placed = blank.queue or blank.exchange
         created = self.app.clock.time() if blank is self._plain else blank.created
         for args, kwargs in calls:
@@ -241,7 +241,7 @@ class Task(Generic[P, R]):
         """Return the handle on a call of this task, by its id."""
         return AsyncResult(id, self.app, returns=self.parameters.returns, backend=self.resolved.backend)
 
-    def writer(self, options: Mapping[str, Any]) -> Writer:
+    def _writer(self, options: Mapping[str, Any]) -> Writer:
         """Return what writes the arguments of a call with these options."""
         own = self.resolved
         compression = options.get("compression", own.compression)
