@@ -116,10 +116,10 @@ class _Queue:
 class MemoryConsumer(Consumer):
     """Loans from a `MemoryBroker`. All of its verbs may be called from any thread."""
 
-    def __init__(self, broker: MemoryBroker, number: int, queues: Sequence[str], lease: float) -> None:
+    def __init__(self, broker: MemoryBroker, queues: Sequence[str], lease: float) -> None:
         self._broker = broker
         #: Never that of another consumer of this broker.
-        self.number = number
+        self.number = broker.next_number()
         self._queues = tuple(queues)
         self._lease = lease
         #: Set whenever something may have become ready other than by time alone.
@@ -241,7 +241,7 @@ class MemoryBroker(Broker):
         self.ring()
 
     def consumer(self, queues: Sequence[str], lease: float) -> MemoryConsumer:
-        consumer = MemoryConsumer(self, next(self._numbers), queues, lease)
+        consumer = MemoryConsumer(self, queues, lease)
         with self._lock:
             self._consumers = (*self._consumers, consumer)
         return consumer
@@ -310,6 +310,9 @@ class MemoryBroker(Broker):
 
     def next_place(self) -> int:
         return next(self._places)
+
+    def next_number(self) -> int:
+        return next(self._numbers)
 
     def ring(self) -> None:
         """Let waiting consumers look again. Called without the lock, or they would wake up only to wait for it."""

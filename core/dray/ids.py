@@ -20,7 +20,6 @@ def id_source(clock: Clock = SYSTEM_CLOCK, bits: Callable[[int], int] = _random.
     #: The millisecond for which the beginning of an id was made last, and that beginning. Replaced as one, so that two
     #: threads can at worst make the same one twice.
     latest = (-1, "")
-
     time = clock.time
 
     def new_id() -> str:

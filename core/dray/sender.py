@@ -129,11 +129,11 @@ class Sender:
         )
 
     def _delay(self, message: Message, eta: float, can: Capabilities) -> float:
-        delay = min(max(0.0, eta - self.app.clock.time()), FOREVER)
-        if can.max_delay < delay:
+        delay = max(0.0, eta - self.app.clock.time())
+        if can.max_delay < min(delay, FOREVER):
             limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
             raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
-        return delay
+        return min(delay, FOREVER)
 
     def _transaction(self, connection: object, can: Capabilities) -> object:
         """Return the driver's connection below the caller's, or raise what says why it cannot be used."""
