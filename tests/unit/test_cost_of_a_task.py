@@ -20,7 +20,7 @@ import pytest
 from dray import Dray
 
 SHORT, LONG = 500, 2500
-#: Calls for one task that does nothing, without and with its result: 31 and 43 when this was written, on Python 3.11.
+#: Calls for one task that does nothing, without and with its result: 31 and 44 when this was written, on Python 3.11.
 CALLS = {"ignored": 34, "stored": 48}
 #: The same for sending one, as one of many and by itself: 13 and 33.
 SENDING = {"in bulk": 14, "one by one": 36}
