@@ -14,14 +14,20 @@ from dray import Delivery, Envelope, Waiting
 #: What begins the name of a message instead of its id: an id that is a UUID (16 bytes follow), an id that begins with
 #: one of these three bytes itself, a later attempt (4 bytes and the id follow).
 UUID, ESCAPE, ATTEMPT = b"\x00", b"\x01", b"\x02"
-#: Length of the token and of the place, with which a receipt begins before it names the message.
-TOKEN, PLACE = 8, 10
+#: Length of the token of a loan.
+TOKEN = 8
 
-_FRAME = struct.Struct(">I")
-#: Length of the rest, delay, deliveries, attempt, priority, length of the id: the head of a message to publish.
-_ENVELOPE = struct.Struct(">IdHIBH")
-#: Published, deliveries, attempt, priority, length of the id: the head of a record.
-_RECORD = struct.Struct(">dHIBH")
+#: The proof of one message's loan: the token, the number of the message in the loan, and its name.
+Receipt = tuple[bytes, int, bytes]
+
+_NUMBER = struct.Struct(">I")
+#: Published, length of the rest, deliveries, attempt, priority, length of the id: the head of a record; the server
+#: puts in the first.
+_RECORD = struct.Struct(">dIHIBH")
+_PUBLISHED = struct.Struct(">d")
+_ENVELOPE = struct.Struct(">IHIBH")
+#: The time of a loan, and how many places of before follow, of so many bytes each: the head of a loan.
+_LOAN, _PLACE = struct.Struct(">dH"), 12
 #: The groups of digits of a UUID.
 _DIGITS = struct.Struct("8s4s4s4s12s")
 _STATE = struct.Struct(">Bd")
@@ -60,16 +66,17 @@ def id_from_bytes(stored: bytes) -> str:
 
 
 def framed(parts: Iterable[bytes]) -> bytes:
-    """Return bytes that carry `parts`, each behind its length."""
-    return b"".join([piece for part in parts for piece in (_FRAME.pack(len(part)), part)])
+    """Return bytes that carry `parts`, behind how many there are and the length of each."""
+    parts = list(parts)
+    return struct.pack(f">{len(parts) + 1}I", len(parts), *map(len, parts)) + b"".join(parts)
 
 
 def unframed(frames: bytes) -> Iterator[bytes]:
     """Give back what `framed` packed."""
-    at = 0
-    while at < len(frames):
-        (size,) = _FRAME.unpack_from(frames, at)
-        at += 4 + size
+    (count,) = _NUMBER.unpack_from(frames)
+    at = _NUMBER.size * (count + 1)
+    for size in struct.unpack_from(f">{count}I", frames, _NUMBER.size):
+        at += size
         yield frames[at - size : at]
 
 
@@ -78,35 +85,68 @@ def framed_ids(ids: Iterable[str]) -> bytes:
     return framed(map(id_to_bytes, ids))
 
 
-def envelope_to_bytes(envelope: Envelope) -> bytes:
-    """Return a message as `publish.lua` takes it: the server adds the time."""
-    id, body = id_to_bytes(envelope.id), envelope.body
-    size = _ENVELOPE.size - _FRAME.size + len(id) + len(body)
-    head = _ENVELOPE.pack(size, envelope.delay, 0, envelope.attempt, envelope.priority, len(id))
-    return b"".join((head, id, body))
+def to_publish(envelopes: Sequence[Envelope]) -> tuple[bytes, bytes, bytes]:
+    """Return messages as `publish.lua` takes them: the names, the records but for the time, the delays if any."""
+    names, records = [], []
+    for envelope in envelopes:
+        id, body = id_to_bytes(envelope.id), envelope.body
+        size = _ENVELOPE.size - _NUMBER.size + len(id) + len(body)
+        records.append(b"".join((_ENVELOPE.pack(size, 0, envelope.attempt, envelope.priority, len(id)), id, body)))
+        names.append(_name(envelope.attempt, id))
+    delays = [envelope.delay for envelope in envelopes]
+    return framed(names), framed(records), struct.pack(f">{len(delays)}d", *delays) if any(delays) else b""
 
 
-def deliveries_from(queue: str, token: bytes, frames: bytes) -> list[Delivery]:
+def deliveries_from(queue: str, token: bytes, loan: bytes) -> list[Delivery]:
     """Return what `receive.lua` has lent under `token`."""
-    return [_delivery(queue, token, frame) for frame in unframed(frames)]
+    came: list[Delivery] = []
+    if not loan:
+        return came
+    _, places = _LOAN.unpack_from(loan)
+    at, end = _LOAN.size + places * _PLACE, len(loan)
+    number = 0
+    while at < end:
+        published, size, deliveries, attempt, priority, length = _RECORD.unpack_from(loan, at)
+        start = at + _RECORD.size
+        at += _PUBLISHED.size + _NUMBER.size + size
+        id, body = loan[start : start + length], loan[start + length : at]
+        came.append(
+            Delivery(
+                id=id_from_bytes(id),
+                queue=queue,
+                body=body,
+                receipt=(token, number, _name(attempt, id) if attempt else id),
+                # A record counts the deliveries that are over.
+                delivery_count=deliveries + 1,
+                priority=priority,
+                attempt=attempt,
+                published=published,
+            )
+        )
+        number += 1
+    return came
 
 
-def _delivery(queue: str, token: bytes, frame: bytes) -> Delivery:
-    published, deliveries, attempt, priority, length = _RECORD.unpack_from(frame, PLACE)
-    start = PLACE + _RECORD.size + length
-    id = frame[PLACE + _RECORD.size : start]
-    name = ATTEMPT + _FRAME.pack(attempt) + id if attempt else id
-    return Delivery(
-        id=id_from_bytes(id),
-        queue=queue,
-        body=frame[start:],
-        receipt=token + frame[:PLACE] + name,
-        # A record counts the deliveries that are over.
-        delivery_count=deliveries + 1,
-        priority=priority,
-        attempt=attempt,
-        published=published,
-    )
+def _name(attempt: int, id: bytes) -> bytes:
+    return ATTEMPT + _NUMBER.pack(attempt) + id if attempt else id
+
+
+def mask_of(numbers: Iterable[int]) -> int:
+    """Return a number whose bits `numbers` are set."""
+    mask = 0
+    for number in numbers:
+        mask |= 1 << number
+    return mask
+
+
+def mask_to_bytes(mask: int) -> bytes:
+    """Return a mask as the scripts take it: whole words of 4 bytes."""
+    return mask.to_bytes((mask.bit_length() + 31) // 32 * 4, "little")
+
+
+def mask_from_bytes(mask: bytes) -> int:
+    """Return the mask that `mask_to_bytes` wrote."""
+    return int.from_bytes(mask, "little")
 
 
 def waiting_from(queue: str, frames: bytes) -> Sequence[Waiting]:
@@ -132,7 +172,7 @@ def letters_from(queue: str, frames: bytes) -> Sequence[Waiting]:
 def _waiting(
     queue: str, record: bytes, *, state: str, delay: float = 0.0, reason: str = "", buried: float | None = None
 ) -> Waiting:
-    published, deliveries, attempt, priority, length = _RECORD.unpack_from(record)
+    published, _, deliveries, attempt, priority, length = _RECORD.unpack_from(record)
     start = _RECORD.size + length
     return Waiting(
         id=id_from_bytes(record[_RECORD.size : start]),

@@ -4,19 +4,27 @@
 --   :ready:9 to :ready:0   lists of records by priority, the next one first
 --   :back      sorted set, all scores 0, of records that were given back and come before all lists of their priority;
 --              a member is the digit 9 - priority, the place and the record
---   :held      hash of records by name: what is delayed or lent
+--   :held      hash of records by name: what is delayed
 --   :delayed   sorted set of names by when they come due
---   :leased    sorted set of receipts by when the loan ends; a receipt is the token, the place and the name
+--   :loans     hash with two fields for each loan, one by its token and one by its token and "t": the records, the terms
+--   :leased    sorted set of tokens by when the first of what the loan still holds comes back; never later than that
 --   :ids       set of the names of all of these
 --   :tries     hash by id: the attempts above 0 among them, 4 bytes each
 --   :dead      sorted set of the numbers of the letters
 --   :letters   hash of letters by number: when buried (double), length of the reason (4 bytes), reason, record
 --   :graves    hash by id: the numbers of its letters, separated by blanks
--- A message is always in one of ready, back, held and letters, and changes over within one script.
+-- A message is always in one of ready, back, held, letters and the terms of one loan, and changes over within one script.
 --
--- A record is, big-endian: published (double), deliveries (2), attempt (4), priority (1), length of the id (2), id, body.
--- A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id. A token (8 bytes) is drawn by
--- the consumer for each fetch; a place (10 bytes) orders what is given back as it was taken.
+-- A record is, big-endian: published (double), length of what follows (4), deliveries (2), attempt (4), priority (1),
+-- length of the id (2), id, body. A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id.
+--
+-- A loan is what one fetch takes from one queue; its token (8 bytes) is drawn by the consumer. Nothing is written for a
+-- single message of it. The records of a loan never change: its time (8), how many come with a place of before (2), for
+-- each of these its number in the loan (2) and its place (10), and all records one after the other, numbered from 0.
+-- A place orders what is given back as it was taken: the time of the loan (8) and the number in it (2).
+-- The terms say what the loan still holds, in groups that come back together: when (double), length of the mask (2),
+-- mask. A mask has the bit n set for the message n, in words of 4 bytes, little-endian. Who settles a message clears its
+-- bit; a bit that is not set is a loan that is over. A loan that holds nothing is deleted.
 --
 -- When Redis is full it refuses the first command that needs room, unless the script has already written something.
 -- So whatever drains a queue removes first and adds afterwards; publish adds first, and is refused as a whole.
@@ -31,7 +39,7 @@ local ARGUMENTS = 4000
 local function queue_of(base)
   return {
     ready = base .. ':ready:', back = base .. ':back', held = base .. ':held', delayed = base .. ':delayed',
-    leased = base .. ':leased', ids = base .. ':ids', tries = base .. ':tries',
+    loans = base .. ':loans', leased = base .. ':leased', ids = base .. ':ids', tries = base .. ':tries',
     dead = base .. ':dead', letters = base .. ':letters', graves = base .. ':graves',
   }
 end
@@ -64,60 +72,89 @@ local function ask(command, key, arguments)
   return answers
 end
 
--- Bytes that carry texts, each behind its length, and the texts they carry.
-local function framed(texts)
-  local frames = {}
-  for _, text in ipairs(texts) do
-    frames[#frames + 1] = struct.pack('>I4', #text)
-    frames[#frames + 1] = text
+-- One text out of many. (table.concat goes over each byte several times, which is what costs here.)
+local function joined(t)
+  local all, n, last = {}, 0, #t
+  for i = 1, last - 19, 20 do
+    n = n + 1
+    all[n] = t[i] .. t[i + 1] .. t[i + 2] .. t[i + 3] .. t[i + 4] .. t[i + 5] .. t[i + 6] .. t[i + 7] .. t[i + 8]
+      .. t[i + 9] .. t[i + 10] .. t[i + 11] .. t[i + 12] .. t[i + 13] .. t[i + 14] .. t[i + 15] .. t[i + 16]
+      .. t[i + 17] .. t[i + 18] .. t[i + 19]
   end
-  return table.concat(frames)
+  all[n + 1] = table.concat(t, '', 20 * n + 1, last)
+  return n == 0 and all[1] or joined(all)
+end
+
+-- Bytes that carry texts, behind how many there are and the length of each, and the texts they carry.
+local function framed(texts)
+  local lengths = {}
+  for n, text in ipairs(texts) do lengths[n] = struct.pack('>I4', #text) end
+  return struct.pack('>I4', #texts) .. table.concat(lengths) .. table.concat(texts)
 end
 
 local function unframed(frames)
-  local texts, text, at = {}, nil, 1
-  while at <= #frames do
-    text, at = struct.unpack('>I4c0', frames, at)
-    texts[#texts + 1] = text
+  local texts, sub = {}, string.sub
+  local count = struct.unpack('>I4', frames)
+  local at = 5 + 4 * count
+  for first = 1, count, ARGUMENTS do
+    local some = math.min(ARGUMENTS, count - first + 1)
+    local lengths = { struct.unpack('>' .. ('I4'):rep(some), frames, 4 * first + 1) }
+    for n = 1, some do
+      local after = at + lengths[n]
+      texts[first + n - 1] = sub(frames, at, after - 1)
+      at = after
+    end
   end
   return texts
 end
 
 local function id_of(record)
-  return (struct.unpack('>I2c0', record, 16))
+  return (struct.unpack('>I2c0', record, 20))
 end
 
 local function later_name(attempt, id)
   return '\2' .. struct.pack('>I4', attempt) .. id
 end
 
-local function name_in(receipt)
-  return receipt:sub(19)
-end
-
 local function name_of(record)
-  local attempt, _, id = struct.unpack('>I4BI2c0', record, 11)
+  local attempt, _, id = struct.unpack('>I4BI2c0', record, 15)
   return attempt == 0 and id or later_name(attempt, id)
 end
 
+local function names_of(records)
+  local names = {}
+  for n, record in ipairs(records) do names[n] = name_of(record) end
+  return names
+end
+
 local function priority_of(record)
-  return record:byte(15)
+  return record:byte(19)
 end
 
 local function deliveries_of(record)
-  return (struct.unpack('>I2', record, 9))
+  return (struct.unpack('>I2', record, 13))
 end
 
 local function delivered(record, times)
-  return record:sub(1, 8) .. struct.pack('>I2', math.min(times, 65535)) .. record:sub(11)
+  return record:sub(1, 12) .. struct.pack('>I2', math.min(times, 65535)) .. record:sub(15)
 end
 
 -- Which messages are stored.
 
-local function remember(queue, names)
-  call('SADD', queue.ids, names)
-  for _, name in ipairs(names) do
-    if name:byte(1) == 2 then
+-- Returns how many of these were not there yet.
+local function remember_names(queue, names)
+  local new = 0
+  for first = 1, #names, ARGUMENTS do
+    new = new + redis.call('SADD', queue.ids, unpack(names, first, math.min(first + ARGUMENTS - 1, #names)))
+  end
+  return new
+end
+
+local function remember_tries(queue, names)
+  local byte = string.byte
+  for n = 1, #names do
+    local name = names[n]
+    if byte(name) == 2 then
       local id = name:sub(6)
       redis.call('HSET', queue.tries, id, (redis.call('HGET', queue.tries, id) or '') .. name:sub(2, 5))
     end
@@ -126,8 +163,10 @@ end
 
 local function forget(queue, names)
   call('SREM', queue.ids, names)
-  for _, name in ipairs(names) do
-    if name:byte(1) == 2 then
+  local byte = string.byte
+  for n = 1, #names do
+    local name = names[n]
+    if byte(name) == 2 then
       local id, left = name:sub(6), ''
       for attempt in (redis.call('HGET', queue.tries, id) or ''):gmatch('....') do
         if attempt ~= name:sub(2, 5) then left = left .. attempt end
@@ -181,29 +220,112 @@ local function held_by(queue, names)
   return records
 end
 
--- Puts in line what has waited long enough in `times`: `name` reads a member, `change` a record. Returns how many.
-local function come_due(queue, times, now, name, change)
+-- Puts in line what has been delayed long enough. Returns how many.
+local function end_delays(queue, now)
   local moved, weight = 0, 0
   while moved < MOST and weight < HEAVY do
-    local due = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 50)
+    local due = redis.call('ZRANGEBYSCORE', queue.delayed, '-inf', now, 'LIMIT', 0, 50)
     if #due == 0 then break end
-    redis.call('ZREM', times, unpack(due))
-    local names = {}
-    for n, member in ipairs(due) do names[n] = name(member) end
-    local records = held_by(queue, names)
-    redis.call('HDEL', queue.held, unpack(names))
-    for n, record in ipairs(records) do
-      records[n] = change(record)
-      weight = weight + #record
-    end
+    redis.call('ZREM', queue.delayed, unpack(due))
+    local records = held_by(queue, due)
+    redis.call('HDEL', queue.held, unpack(due))
+    for _, record in ipairs(records) do weight = weight + #record end
     line_up(queue, records)
     moved = moved + #due
   end
   return moved
 end
 
-local function unchanged(text)
-  return text
+-- Loans.
+
+local function words_of(mask)
+  local words = { struct.unpack('<' .. ('i4'):rep(#mask / 4), mask) }
+  words[#words] = nil -- where the mask ends
+  return words
+end
+
+local function mask_of(words)
+  return struct.pack('<' .. ('i4'):rep(#words), unpack(words))
+end
+
+local function is_set(words, number)
+  return bit.band(words[math.floor(number / 32) + 1] or 0, bit.lshift(1, number % 32)) ~= 0
+end
+
+local function holds(words)
+  for _, word in ipairs(words) do
+    if word ~= 0 then return true end
+  end
+  return false
+end
+
+local function terms_in(text)
+  local terms, at = {}, 1
+  while text and at <= #text do
+    local ends, mask
+    ends, mask, at = struct.unpack('>dI2c0', text, at)
+    terms[#terms + 1] = { ends = ends, words = words_of(mask) }
+  end
+  return terms
+end
+
+-- The terms of a loan: none when it is over.
+local function terms_of(queue, token)
+  return terms_in(redis.call('HGET', queue.loans, token .. 't'))
+end
+
+-- What of a loan is over, and the terms of the rest.
+local function split(terms, now)
+  local over, on = {}, {}
+  for _, term in ipairs(terms) do
+    if term.ends <= now then
+      for k, word in ipairs(term.words) do over[k] = bit.bor(over[k] or 0, word) end
+    else
+      on[#on + 1] = term
+    end
+  end
+  return over, on
+end
+
+-- Writes down what is left of a loan. Removes before it adds.
+local function keep(queue, token, terms)
+  local groups, soonest = {}, nil
+  for _, term in ipairs(terms) do
+    if holds(term.words) then
+      local mask = mask_of(term.words)
+      groups[#groups + 1] = struct.pack('>dI2', term.ends, #mask) .. mask
+      soonest = math.min(soonest or term.ends, term.ends)
+    end
+  end
+  if soonest then
+    redis.call('HDEL', queue.loans, token .. 't')
+    redis.call('HSET', queue.loans, token .. 't', table.concat(groups))
+    redis.call('ZADD', queue.leased, soonest, token)
+  else
+    redis.call('HDEL', queue.loans, token, token .. 't')
+    redis.call('ZREM', queue.leased, token)
+  end
+end
+
+-- The records in a loan that `words` choose, and their places. What somebody has deleted by hand is not among them.
+local function lent(queue, token, words)
+  local loan, records, places, own = redis.call('HGET', queue.loans, token) or '', {}, {}, {}
+  local number, at = 0, 11
+  if loan == '' then return records, places end
+  for _ = 1, (struct.unpack('>I2', loan, 9)) do
+    local whose, place = struct.unpack('>I2c10', loan, at)
+    own[whose] = place
+    at = at + 12
+  end
+  while at <= #loan do
+    local size = 12 + struct.unpack('>I4', loan, at + 8)
+    if is_set(words, number) then
+      records[#records + 1] = loan:sub(at, at + size - 1)
+      places[#places + 1] = own[number] or loan:sub(1, 8) .. struct.pack('>I2', number)
+    end
+    number, at = number + 1, at + size
+  end
+  return records, places
 end
 
 -- A loan that has run out was a delivery: here it is written down as one.
@@ -211,8 +333,26 @@ local function charged(record)
   return delivered(record, deliveries_of(record) + 1)
 end
 
+-- Puts in line what was lent for a time that is over. Returns how many.
+local function end_loans(queue, now)
+  local moved, weight = 0, 0
+  while moved < MOST and weight < HEAVY do
+    local token = redis.call('ZRANGEBYSCORE', queue.leased, '-inf', now, 'LIMIT', 0, 1)[1]
+    if not token then break end
+    local over, on = split(terms_of(queue, token), now)
+    local records = lent(queue, token, over)
+    for n, record in ipairs(records) do
+      records[n] = charged(record)
+      weight = weight + #record
+    end
+    keep(queue, token, on)
+    line_up(queue, records)
+    moved = moved + #records
+  end
+  return moved
+end
+
 -- Puts in line all delays and loans that are over. Whoever looks at a queue does this, so there is no reaper to die.
 local function catch_up(queue, now)
-  return come_due(queue, queue.delayed, now, unchanged, unchanged)
-    + come_due(queue, queue.leased, now, name_in, charged)
+  return end_delays(queue, now) + end_loans(queue, now)
 end
