@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from binascii import hexlify
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from dray import Delivery, Envelope, Waiting
 
@@ -21,13 +21,9 @@ TOKEN = 8
 Receipt = tuple[bytes, int, bytes]
 
 _NUMBER = struct.Struct(">I")
-#: Published, length of the rest, deliveries, attempt, priority, length of the id: the head of a record; the server
-#: puts in the first.
-_RECORD = struct.Struct(">dIHIBH")
-_PUBLISHED = struct.Struct(">d")
-_ENVELOPE = struct.Struct(">IHIBH")
-#: The time of a loan, and how many places of before follow, of so many bytes each: the head of a loan.
-_LOAN, _PLACE = struct.Struct(">dH"), 12
+_SHORT = struct.Struct(">H")
+#: Published, deliveries, attempt, priority, length of the id: the head of a record, and without what the server adds.
+_RECORD, _UNPUBLISHED = struct.Struct(">dHIBH"), struct.Struct(">HIBH")
 #: The groups of digits of a UUID.
 _DIGITS = struct.Struct("8s4s4s4s12s")
 _STATE = struct.Struct(">Bd")
@@ -71,13 +67,29 @@ def framed(parts: Iterable[bytes]) -> bytes:
     return struct.pack(f">{len(parts) + 1}I", len(parts), *map(len, parts)) + b"".join(parts)
 
 
-def unframed(frames: bytes) -> Iterator[bytes]:
-    """Give back what `framed` packed."""
-    (count,) = _NUMBER.unpack_from(frames)
-    at = _NUMBER.size * (count + 1)
-    for size in struct.unpack_from(f">{count}I", frames, _NUMBER.size):
-        at += size
-        yield frames[at - size : at]
+def unpacked(packed: bytes) -> list[bytes]:
+    """Return the texts that a script has packed with `cmsgpack`.
+
+    That is MessagePack as Lua writes it: an array of what elsewhere is text, and here any bytes.
+    """
+    texts = []
+    at, end = {0xDC: 3, 0xDD: 5}.get(packed[0], 1), len(packed)
+    while at < end:
+        kind = packed[at]
+        if kind == 0xD9:
+            start = at + 2
+            at = start + packed[at + 1]
+        elif kind == 0xDA:
+            start = at + 3
+            at = start + _SHORT.unpack_from(packed, at + 1)[0]
+        elif kind == 0xDB:
+            start = at + 5
+            at = start + _NUMBER.unpack_from(packed, at + 1)[0]
+        else:
+            start = at + 1
+            at = start + (kind & 0x1F)
+        texts.append(packed[start:at])
+    return texts
 
 
 def framed_ids(ids: Iterable[str]) -> bytes:
@@ -86,12 +98,12 @@ def framed_ids(ids: Iterable[str]) -> bytes:
 
 
 def to_publish(envelopes: Sequence[Envelope]) -> tuple[bytes, bytes, bytes]:
-    """Return messages as `publish.lua` takes them: the names, the records but for the time, the delays if any."""
+    """Return messages as `publish.lua` takes them: the names, the records without the time, the delays if any."""
     names, records = [], []
     for envelope in envelopes:
-        id, body = id_to_bytes(envelope.id), envelope.body
-        size = _ENVELOPE.size - _NUMBER.size + len(id) + len(body)
-        records.append(b"".join((_ENVELOPE.pack(size, 0, envelope.attempt, envelope.priority, len(id)), id, body)))
+        id = id_to_bytes(envelope.id)
+        head = _UNPUBLISHED.pack(0, envelope.attempt, envelope.priority, len(id))
+        records.append(b"".join((head, id, envelope.body)))
         names.append(_name(envelope.attempt, id))
     delays = [envelope.delay for envelope in envelopes]
     return framed(names), framed(records), struct.pack(f">{len(delays)}d", *delays) if any(delays) else b""
@@ -99,32 +111,27 @@ def to_publish(envelopes: Sequence[Envelope]) -> tuple[bytes, bytes, bytes]:
 
 def deliveries_from(queue: str, token: bytes, loan: bytes) -> list[Delivery]:
     """Return what `receive.lua` has lent under `token`."""
-    came: list[Delivery] = []
     if not loan:
-        return came
-    _, places = _LOAN.unpack_from(loan)
-    at, end = _LOAN.size + places * _PLACE, len(loan)
-    number = 0
-    while at < end:
-        published, size, deliveries, attempt, priority, length = _RECORD.unpack_from(loan, at)
-        start = at + _RECORD.size
-        at += _PUBLISHED.size + _NUMBER.size + size
-        id, body = loan[start : start + length], loan[start + length : at]
-        came.append(
-            Delivery(
-                id=id_from_bytes(id),
-                queue=queue,
-                body=body,
-                receipt=(token, number, _name(attempt, id) if attempt else id),
-                # A record counts the deliveries that are over.
-                delivery_count=deliveries + 1,
-                priority=priority,
-                attempt=attempt,
-                published=published,
-            )
-        )
-        number += 1
-    return came
+        return []
+    _, *records = unpacked(loan)
+    return [_delivery(queue, token, number, record) for number, record in enumerate(records)]
+
+
+def _delivery(queue: str, token: bytes, number: int, record: bytes) -> Delivery:
+    published, deliveries, attempt, priority, length = _RECORD.unpack_from(record)
+    start = _RECORD.size + length
+    id = record[_RECORD.size : start]
+    return Delivery(
+        id=id_from_bytes(id),
+        queue=queue,
+        body=record[start:],
+        receipt=(token, number, _name(attempt, id) if attempt else id),
+        # A record counts the deliveries that are over.
+        delivery_count=deliveries + 1,
+        priority=priority,
+        attempt=attempt,
+        published=published,
+    )
 
 
 def _name(attempt: int, id: bytes) -> bytes:
@@ -152,7 +159,7 @@ def mask_from_bytes(mask: bytes) -> int:
 def waiting_from(queue: str, frames: bytes) -> Sequence[Waiting]:
     """Return what `look.lua` shows for `peek`."""
     shown = []
-    for frame in unframed(frames):
+    for frame in unpacked(frames):
         state, delay = _STATE.unpack_from(frame)
         shown.append(_waiting(queue, frame[_STATE.size :], delay=delay, state=STATES[state]))
     return shown
@@ -161,7 +168,7 @@ def waiting_from(queue: str, frames: bytes) -> Sequence[Waiting]:
 def letters_from(queue: str, frames: bytes) -> Sequence[Waiting]:
     """Return what `letters.lua` shows."""
     shown = []
-    for letter in unframed(frames):
+    for letter in unpacked(frames):
         buried, length = _LETTER.unpack_from(letter)
         start = _LETTER.size + length
         reason = letter[_LETTER.size : start].decode("utf-8", "surrogatepass")
@@ -172,7 +179,7 @@ def letters_from(queue: str, frames: bytes) -> Sequence[Waiting]:
 def _waiting(
     queue: str, record: bytes, *, state: str, delay: float = 0.0, reason: str = "", buried: float | None = None
 ) -> Waiting:
-    published, _, deliveries, attempt, priority, length = _RECORD.unpack_from(record)
+    published, deliveries, attempt, priority, length = _RECORD.unpack_from(record)
     start = _RECORD.size + length
     return Waiting(
         id=id_from_bytes(record[_RECORD.size : start]),

@@ -3,7 +3,7 @@
 --   sizes           returns for each queue: ready, delayed, leased, dead
 --   find   ids framed   returns for each id the best of its states in these queues: 8 * attempt + 4 if alive + state,
 --                   where the state is 0 ready, 1 delayed, 2 leased, 3 dead; -1 if there is none
---   peek   limit    returns of the first queue, framed: state (1 byte), delay (double), record
+--   peek   limit    returns of the first queue, packed: state (1 byte), delay (double), record
 
 local now = clock()
 
@@ -76,7 +76,7 @@ local function find(queue, id, is_lent)
     local letter = redis.call('HGET', queue.letters, number)
     if letter then
       local start = 13 + struct.unpack('>I4', letter, 9)
-      found((struct.unpack('>I4', letter, start + 14)), false, 3)
+      found((struct.unpack('>I4', letter, start + 10)), false, 3)
     end
   end
   return best
@@ -119,7 +119,7 @@ local function peek(queue, limit)
       end
     end
   end
-  return framed(seen)
+  return cmsgpack.pack(seen)
 end
 
 if ARGV[1] == 'peek' then return peek(queue_of(KEYS[1]), tonumber(ARGV[2])) end

@@ -1,5 +1,5 @@
 -- Stores messages, except those whose name is stored already.
--- KEYS: base of the queue [, its bell]. ARGV: the names, framed, the records from their length on, framed, and the delays
+-- KEYS: base of the queue [, its bell]. ARGV: the names, framed, the records without the time, framed, and the delays
 -- in seconds (doubles), or nothing when there are none. Returns how many workers are worth waking.
 
 local queue, now = queue_of(KEYS[1]), clock()

@@ -2,7 +2,7 @@
 -- KEYS: the bases of n queues [, their n bells, the marks of the cancelled ones].
 -- ARGV: n, most messages, seconds of the loan, token (8 bytes).
 -- Returns how long nothing will change by itself (ms; -1: for ever; 0 when something was lent), the numbers of the lent
--- messages that are cancelled, and for each queue the loan: its records, as they are kept, or nothing.
+-- messages that are cancelled, and for each queue what was lent of it, packed as it is kept, or nothing.
 
 local n, limit, lease, token = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local marks = KEYS[2 * n + 1]
@@ -12,24 +12,24 @@ local time = struct.pack('>d', math.floor(now * 1e6))
 local number, weight, ids = 0, 0, {}
 
 -- Takes from the head of a line; in small steps until it is known how heavy its records are.
-local function take_from(line, records)
-  local step, at = 4, #records
+local function take_from(line, loan)
+  local step, last = 4, #loan
   while number < limit and weight < HEAVY do
     local popped = redis.call('LPOP', line, math.min(step, limit - number))
     if not popped then return end
     -- All that is done for each single message: it has to be cheap.
     for i = 1, #popped do
       local record = popped[i]
-      records[at + i] = record
+      loan[last + i] = record
       weight = weight + #record
     end
-    number, at = number + #popped, at + #popped
+    number, last = number + #popped, last + #popped
     step = math.max(1, math.floor(HEAVY / (weight / number + 1)))
   end
 end
 
 local function take(queue)
-  local records, places = {}, {}
+  local loan, places = { time }, {}
   local back, used, at, read, more = {}, {}, 1, 0, true
   local function next_back()
     if at > #back and more then
@@ -44,27 +44,28 @@ local function take(queue)
       if not member or member:byte(1) ~= 57 - priority then break end
       at, number, weight = at + 1, number + 1, weight + #member
       used[#used + 1] = member
-      places[#places + 1] = struct.pack('>I2', #records) .. member:sub(2, 11)
-      records[#records + 1] = member:sub(12)
+      places[#places + 1] = struct.pack('>I2', #loan - 1) .. member:sub(2, 11)
+      loan[#loan + 1] = member:sub(12)
     end
-    take_from(queue.ready .. priority, records)
+    take_from(queue.ready .. priority, loan)
   end
   call('ZREM', queue.back, used)
-  return records, places
+  if used[1] then loan[1] = time .. table.concat(places) end
+  return loan
 end
 
-local function lend(queue, records, places)
+local function lend(queue, loan)
+  local count, words = #loan - 1, {}
   if marks then
-    for _, record in ipairs(records) do ids[#ids + 1] = id_of(record) end
+    for n = 2, #loan do ids[#ids + 1] = id_of(loan[n]) end
   end
-  local words = {}
-  for first = 0, #records - 1, 32 do
-    words[#words + 1] = #records - first >= 32 and -1 or bit.lshift(1, #records - first) - 1
+  for first = 0, count - 1, 32 do
+    words[#words + 1] = count - first >= 32 and -1 or bit.lshift(1, count - first) - 1
   end
-  local loan = time .. struct.pack('>I2', #places) .. table.concat(places) .. joined(records)
-  redis.call('HSET', queue.loans, token, loan)
+  local packed = cmsgpack.pack(loan)
+  redis.call('HSET', queue.loans, token, packed)
   keep(queue, token, { { ends = now + lease, words = words } })
-  return loan
+  return packed
 end
 
 local function next_change(queue)
@@ -82,8 +83,8 @@ for index = 1, n do
   loans[index] = ''
   if number < limit and weight < HEAVY then
     ring(bell, catch_up(queue, now))
-    local records, places = take(queue)
-    if #records > 0 then loans[index] = lend(queue, records, places) end
+    local loan = take(queue)
+    if #loan > 1 then loans[index] = lend(queue, loan) end
     -- The queue is empty: all rings until now were for what somebody has taken.
     if bell and number < limit and weight < HEAVY then redis.call('DEL', bell) end
   end

@@ -15,13 +15,13 @@
 --   :graves    hash by id: the numbers of its letters, separated by blanks
 -- A message is always in one of ready, back, held, letters and the terms of one loan, and changes over within one script.
 --
--- A record is, big-endian: published (double), length of what follows (4), deliveries (2), attempt (4), priority (1),
--- length of the id (2), id, body. A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id.
+-- A record is, big-endian: published (double), deliveries (2), attempt (4), priority (1), length of the id (2), id, body.
+-- A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id.
 --
 -- A loan is what one fetch takes from one queue; its token (8 bytes) is drawn by the consumer. Nothing is written for a
--- single message of it. The records of a loan never change: its time (8), how many come with a place of before (2), for
--- each of these its number in the loan (2) and its place (10), and all records one after the other, numbered from 0.
--- A place orders what is given back as it was taken: the time of the loan (8) and the number in it (2).
+-- single message of it. What it lends never changes: an array of MessagePack, which Lua writes in one go, of a head and
+-- the records, numbered from 0. A place orders what is given back as it was taken: time of the loan (double), number in
+-- it (2). The head is the time and, for each record that has been given back before, its number (2) and that place (10).
 -- The terms say what the loan still holds, in groups that come back together: when (double), length of the mask (2),
 -- mask. A mask has the bit n set for the message n, in words of 4 bytes, little-endian. Who settles a message clears its
 -- bit; a bit that is not set is a loan that is over. A loan that holds nothing is deleted.
@@ -72,26 +72,7 @@ local function ask(command, key, arguments)
   return answers
 end
 
--- One text out of many. (table.concat goes over each byte several times, which is what costs here.)
-local function joined(t)
-  local all, n, last = {}, 0, #t
-  for i = 1, last - 19, 20 do
-    n = n + 1
-    all[n] = t[i] .. t[i + 1] .. t[i + 2] .. t[i + 3] .. t[i + 4] .. t[i + 5] .. t[i + 6] .. t[i + 7] .. t[i + 8]
-      .. t[i + 9] .. t[i + 10] .. t[i + 11] .. t[i + 12] .. t[i + 13] .. t[i + 14] .. t[i + 15] .. t[i + 16]
-      .. t[i + 17] .. t[i + 18] .. t[i + 19]
-  end
-  all[n + 1] = table.concat(t, '', 20 * n + 1, last)
-  return n == 0 and all[1] or joined(all)
-end
-
--- Bytes that carry texts, behind how many there are and the length of each, and the texts they carry.
-local function framed(texts)
-  local lengths = {}
-  for n, text in ipairs(texts) do lengths[n] = struct.pack('>I4', #text) end
-  return struct.pack('>I4', #texts) .. table.concat(lengths) .. table.concat(texts)
-end
-
+-- The texts that bytes carry, behind how many there are and the length of each.
 local function unframed(frames)
   local texts, sub = {}, string.sub
   local count = struct.unpack('>I4', frames)
@@ -109,7 +90,7 @@ local function unframed(frames)
 end
 
 local function id_of(record)
-  return (struct.unpack('>I2c0', record, 20))
+  return (struct.unpack('>I2c0', record, 16))
 end
 
 local function later_name(attempt, id)
@@ -117,7 +98,7 @@ local function later_name(attempt, id)
 end
 
 local function name_of(record)
-  local attempt, _, id = struct.unpack('>I4BI2c0', record, 15)
+  local attempt, _, id = struct.unpack('>I4BI2c0', record, 11)
   return attempt == 0 and id or later_name(attempt, id)
 end
 
@@ -128,15 +109,15 @@ local function names_of(records)
 end
 
 local function priority_of(record)
-  return record:byte(19)
+  return record:byte(15)
 end
 
 local function deliveries_of(record)
-  return (struct.unpack('>I2', record, 13))
+  return (struct.unpack('>I2', record, 9))
 end
 
 local function delivered(record, times)
-  return record:sub(1, 12) .. struct.pack('>I2', math.min(times, 65535)) .. record:sub(15)
+  return record:sub(1, 8) .. struct.pack('>I2', math.min(times, 65535)) .. record:sub(11)
 end
 
 -- Which messages are stored.
@@ -307,23 +288,20 @@ local function keep(queue, token, terms)
   end
 end
 
--- The records in a loan that `words` choose, and their places. What somebody has deleted by hand is not among them.
+-- The records of a loan that `words` choose, and their places. What somebody has deleted by hand is not among them.
 local function lent(queue, token, words)
-  local loan, records, places, own = redis.call('HGET', queue.loans, token) or '', {}, {}, {}
-  local number, at = 0, 11
-  if loan == '' then return records, places end
-  for _ = 1, (struct.unpack('>I2', loan, 9)) do
-    local whose, place = struct.unpack('>I2c10', loan, at)
-    own[whose] = place
-    at = at + 12
+  local packed, records, places, own = redis.call('HGET', queue.loans, token), {}, {}, {}
+  local loan = packed and cmsgpack.unpack(packed) or { '' }
+  local head = loan[1]
+  for at = 9, #head, 12 do
+    local number, place = struct.unpack('>I2c10', head, at)
+    own[number] = place
   end
-  while at <= #loan do
-    local size = 12 + struct.unpack('>I4', loan, at + 8)
+  for number = 0, #loan - 2 do
     if is_set(words, number) then
-      records[#records + 1] = loan:sub(at, at + size - 1)
-      places[#places + 1] = own[number] or loan:sub(1, 8) .. struct.pack('>I2', number)
+      records[#records + 1] = loan[number + 2]
+      places[#places + 1] = own[number] or head:sub(1, 8) .. struct.pack('>I2', number)
     end
-    number, at = number + 1, at + size
   end
   return records, places
 end
