@@ -7,7 +7,7 @@
 --   :held      hash of records by name: what is delayed
 --   :delayed   sorted set of names by when they come due
 --   :loans     hash with two fields for each loan, one by its token and one by its token and "t": the records, the terms
---   :leased    sorted set of tokens by when the first of what the loan still holds comes back; never later than that
+--   :leased    sorted set of tokens by when the first of what the loan still holds comes back
 --   :ids       set of the names of all of these
 --   :tries     hash by id: the attempts above 0 among them, 4 bytes each
 --   :dead      sorted set of the numbers of the letters
