@@ -15,7 +15,8 @@ local number, weight, ids = 0, 0, {}
 local function take_from(line, loan)
   local step, last = 4, #loan
   while number < limit and weight < HEAVY do
-    local popped = redis.call('LPOP', line, math.min(step, limit - number))
+    local wanted = math.min(step, limit - number)
+    local popped = redis.call('LPOP', line, wanted)
     if not popped then return end
     -- All that is done for each single message: it has to be cheap.
     for i = 1, #popped do
@@ -24,6 +25,7 @@ local function take_from(line, loan)
       weight = weight + #record
     end
     number, last = number + #popped, last + #popped
+    if #popped < wanted then return end
     step = math.max(1, math.floor(HEAVY / (weight / number + 1)))
   end
 end
@@ -60,11 +62,11 @@ local function lend(queue, loan)
     for n = 2, #loan do ids[#ids + 1] = id_of(loan[n]) end
   end
   for first = 0, count - 1, 32 do
-    words[#words + 1] = count - first >= 32 and -1 or bit.lshift(1, count - first) - 1
+    words[#words + 1] = count - first >= 32 and -1 or bit.rshift(-1, 32 - count + first)
   end
-  local packed = cmsgpack.pack(loan)
-  redis.call('HSET', queue.loans, token, packed)
-  keep(queue, token, { { ends = now + lease, words = words } })
+  local packed, ends = cmsgpack.pack(loan), now + lease
+  redis.call('HSET', queue.loans, token, packed, token .. 't', (written({ { ends = ends, words = words } })))
+  redis.call('ZADD', queue.leased, ends, token)
   return packed
 end
 

@@ -268,8 +268,8 @@ local function split(terms, now)
   return over, on
 end
 
--- Writes down what is left of a loan. Removes before it adds.
-local function keep(queue, token, terms)
+-- Terms as they are kept, and when the first group of them comes back; nothing when they hold nothing.
+local function written(terms)
   local groups, soonest = {}, nil
   for _, term in ipairs(terms) do
     if holds(term.words) then
@@ -278,9 +278,15 @@ local function keep(queue, token, terms)
       soonest = math.min(soonest or term.ends, term.ends)
     end
   end
+  return table.concat(groups), soonest
+end
+
+-- Keeps what is left of a loan. Removes before it adds.
+local function keep(queue, token, terms)
+  local text, soonest = written(terms)
   if soonest then
     redis.call('HDEL', queue.loans, token .. 't')
-    redis.call('HSET', queue.loans, token .. 't', table.concat(groups))
+    redis.call('HSET', queue.loans, token .. 't', text)
     redis.call('ZADD', queue.leased, soonest, token)
   else
     redis.call('HDEL', queue.loans, token, token .. 't')
