@@ -40,6 +40,9 @@ local function take(queue)
     end
     return back[at]
   end
+  local lines = {}
+  for priority = 9, 1, -1 do lines[10 - priority] = queue.ready .. priority end
+  local urgent = redis.call('EXISTS', unpack(lines)) > 0
   for priority = 9, 0, -1 do
     while number < limit and weight < HEAVY do
       local member = next_back()
@@ -49,7 +52,7 @@ local function take(queue)
       places[#places + 1] = struct.pack('>I2', #loan - 1) .. member:sub(2, 11)
       loan[#loan + 1] = member:sub(12)
     end
-    take_from(queue.ready .. priority, loan)
+    if urgent or priority == 0 then take_from(queue.ready .. priority, loan) end
   end
   call('ZREM', queue.back, used)
   if used[1] then loan[1] = time .. table.concat(places) end

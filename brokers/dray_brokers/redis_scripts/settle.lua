@@ -10,7 +10,6 @@
 -- Returns how many workers are worth waking, and for each loan the mask of those whose loan was over.
 
 local queue, verb, detail = queue_of(KEYS[1]), ARGV[1], ARGV[2]
-local now = clock()
 
 -- Clears the bits of a mask in all terms. Returns those that were set, those that were not, and how it was.
 local function clear(terms, asked)
@@ -31,7 +30,7 @@ end
 
 local function bury(records)
   local last = redis.call('ZREVRANGE', queue.dead, 0, 0)[1]
-  local number, head = tonumber(last or 0), struct.pack('>dI4', now, #detail) .. detail
+  local number, head = tonumber(last or 0), struct.pack('>dI4', clock(), #detail) .. detail
   for _, record in ipairs(records) do
     number = number + 1
     local id = id_of(record)
@@ -42,7 +41,7 @@ local function bury(records)
 end
 
 local function delay(records)
-  local due, held, times = now + tonumber(detail), {}, {}
+  local due, held, times = clock() + tonumber(detail), {}, {}
   for _, record in ipairs(records) do
     local name = name_of(record)
     held[#held + 1], held[#held + 2] = name, charged(record)
@@ -71,6 +70,8 @@ local function put_back(records, places)
 end
 
 local lost, records, places = {}, {}, {}
+-- Rounded up, so that who renews one by one does not make a group of each.
+local ends = verb == 'extend' and math.ceil((clock() + tonumber(detail)) * 50) / 50
 for at = 3, #ARGV, 3 do
   local token = ARGV[at]
   local terms = terms_of(queue, token)
@@ -78,8 +79,7 @@ for at = 3, #ARGV, 3 do
   lost[#lost + 1] = all and '' or mask_of(gone)
   if some then
     if verb == 'extend' then
-      -- Rounded up, so that who renews one by one does not make a group of each.
-      terms[#terms + 1] = { ends = math.ceil((now + tonumber(detail)) * 50) / 50, words = got }
+      terms[#terms + 1] = { ends = ends, words = got }
     elseif verb == 'ack' and all then
       forget(queue, unframed(ARGV[at + 2]))
     else
