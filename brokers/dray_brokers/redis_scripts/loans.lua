@@ -29,10 +29,6 @@ local function mask_of(words)
   return struct.pack('<' .. ('i4'):rep(#words), unpack(words))
 end
 
-local function is_set(words, number)
-  return bit.band(words[math.floor(number / 32) + 1] or 0, bit.lshift(1, number % 32)) ~= 0
-end
-
 local function holds(words)
   for _, word in ipairs(words) do
     if word ~= 0 then return true end
@@ -94,22 +90,30 @@ local function keep(queue, token, terms)
   end
 end
 
--- The records of a loan that `words` choose, and their places. What somebody has deleted by hand is not among them.
+-- The records of a loan that `words` choose, their numbers, and its head. What somebody has deleted by hand is not there.
 local function lent(queue, token, words)
-  local packed, records, places, own = redis.call('HGET', queue.loans, token), {}, {}, {}
-  local loan = packed and cmsgpack.unpack(packed) or { '' }
-  local head = loan[1]
+  local packed, records, numbers, n = redis.call('HGET', queue.loans, token), {}, {}, 0
+  if not packed then return records, numbers, '' end
+  local loan, band, lshift = cmsgpack.unpack(packed), bit.band, bit.lshift
+  for number = 0, #loan - 2 do
+    local i = number % 32
+    if band(words[(number - i) / 32 + 1] or 0, lshift(1, i)) ~= 0 then
+      n = n + 1
+      records[n], numbers[n] = loan[number + 2], number
+    end
+  end
+  return records, numbers, loan[1]
+end
+
+-- The places of these numbers of a loan, out of its head.
+local function places_of(head, numbers)
+  local places, own, time = {}, {}, head:sub(1, 8)
   for at = 9, #head, 12 do
     local number, place = struct.unpack('>I2c10', head, at)
     own[number] = place
   end
-  for number = 0, #loan - 2 do
-    if is_set(words, number) then
-      records[#records + 1] = loan[number + 2]
-      places[#places + 1] = own[number] or head:sub(1, 8) .. struct.pack('>I2', number)
-    end
-  end
-  return records, places
+  for n, number in ipairs(numbers) do places[n] = own[number] or time .. struct.pack('>I2', number) end
+  return places
 end
 
 -- A loan that has run out was a delivery: here it is written down as one.

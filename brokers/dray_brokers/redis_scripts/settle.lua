@@ -83,7 +83,8 @@ for at = 3, #ARGV, 3 do
     elseif verb == 'ack' and all then
       forget(queue, unframed(ARGV[at + 2]))
     else
-      local its_records, its_places = lent(queue, token, got)
+      local its_records, numbers, head = lent(queue, token, got)
+      local its_places = places_of(head, numbers)
       for n, record in ipairs(its_records) do
         records[#records + 1], places[#places + 1] = record, its_places[n]
       end
