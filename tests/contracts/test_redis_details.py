@@ -264,7 +264,7 @@ def loans_of(broker: RedisBroker, server: RedisServer) -> tuple[int, int]:
     """Return how many loans the server keeps, and for how many it knows when they end."""
     base = broker._queues.base("q")
     with admin(server) as client:
-        return client.hlen(f"{base}:loans") // 2, client.zcard(f"{base}:leased")
+        return client.hlen(f"{base}:loans") // 3, client.zcard(f"{base}:leased")
 
 
 @pytest.mark.parametrize("many", [1, 31, 32, 33, 64, 1000])
@@ -395,6 +395,24 @@ def test_a_later_attempt_is_told_from_an_earlier_one_in_a_loan(broker: RedisBrok
     assert [each.attempt for each in broker.peek("q", 10)] == [1]
     assert ids(consumer.ack(lent)) == ["a", "a"]
     assert broker.find(["a"]) == {}
+
+
+def test_ids_of_every_length_are_found_among_what_is_lent(broker: RedisBroker) -> None:
+    uuids = [f"01a1fc7d-96d2-7dad-8ab1-be8f45{n:06x}" for n in range(50)]
+    names = [*uuids, *("x" * length for length in (1, 13, 14, 16, 17, 18, 128))]
+    broker.publish([envelope(id, attempt=n % 2, body=b"") for n, id in enumerate(names)])
+    consumer = broker.consumer(["q"], LONG)
+    lent = [*consumer.receive(20, HANGS), *consumer.receive(100, HANGS)]
+    broker.publish([envelope(f"01a1fc7d-96d2-7dad-8ab1-be8f45ffff{n:02x}") for n in range(100)])
+    assert [broker.find([id]) for id in names] == [{id: "leased"} for id in names]
+    assert broker.find([*uuids, "01a1fc7d-96d2-7dad-8ab1-be8f45ffff00"]) == {
+        **dict.fromkeys(uuids, "leased"),
+        "01a1fc7d-96d2-7dad-8ab1-be8f45ffff00": "ready",
+    }
+    waiting = [each.id for each in broker.peek("q", 100)]
+    assert broker.find([*names, *waiting]) == {**dict.fromkeys(names, "leased"), **dict.fromkeys(waiting, "ready")}
+    consumer.ack(lent[:30])
+    assert broker.find(names[29:31]) == {names[30]: "leased"}
 
 
 def test_what_is_lent_is_marked_as_cancelled_by_its_number(broker: RedisBroker) -> None:

@@ -85,7 +85,7 @@ local function keep(queue, token, terms)
     redis.call('HSET', queue.loans, token .. 't', text)
     redis.call('ZADD', queue.leased, soonest, token)
   else
-    redis.call('HDEL', queue.loans, token, token .. 't')
+    redis.call('HDEL', queue.loans, token, token .. 't', token .. 'p')
     redis.call('ZREM', queue.leased, token)
   end
 end

@@ -6,7 +6,7 @@
 --   peek   limit    returns of the first queue, packed: state (1 byte), delay (double), record
 
 -- Most ids that are searched for one by one.
-local FEW = 4
+local FEW = 100
 
 local now = clock()
 
@@ -49,20 +49,21 @@ local function sizes(queue)
   }
 end
 
--- Whether it is worth to look into a loan for these ids: a few are searched in its bytes first, which is cheap.
-local function may_be_in(loan, ids)
-  for n, id in ipairs(ids) do
-    -- The end of an id is what is random in it.
-    if n > FEW or loan:find(id:sub(-8), 1, true) then return true end
+-- Whether a loan has to be read to know which of these ids it lends; a few long ones are looked for in its prints.
+local function may_lend(queue, token, ids)
+  local prints = #ids <= FEW and redis.call('HGET', queue.loans, token .. 'p')
+  if not prints then return true end
+  for _, id in ipairs(ids) do
+    if #id < 17 or prints:find(id:sub(14, 17), 1, true) then return true end
   end
   return false
 end
 
--- Names that are lent, as keys, and those of `ids` among them. Only the loans know, so this reads all of them.
+-- Names that are lent, as keys, and those of `ids` among them. Only the loans know.
 local function names_lent(queue, ids)
   local names = {}
   for _, token in ipairs(redis.call('ZRANGE', queue.leased, 0, -1)) do
-    if may_be_in(redis.call('HGET', queue.loans, token) or '', ids) then
+    if may_lend(queue, token, ids) then
       local all = split(terms_of(queue, token), math.huge)
       for _, record in ipairs((lent(queue, token, all))) do names[name_of(record)] = true end
     end

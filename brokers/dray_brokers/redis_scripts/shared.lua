@@ -6,7 +6,8 @@
 --              a member is the digit 9 - priority, the place and the record
 --   :held      hash of records by name: what is delayed
 --   :delayed   sorted set of names by when they come due
---   :loans     hash with two fields for each loan, one by its token and one by its token and "t": the records, the terms
+--   :loans     hash with three fields for each loan: by its token what it lends, by its token and "t" the terms, and by
+--              its token and "p" the prints
 --   :leased    sorted set of tokens by when the first of what the loan still holds comes back
 --   :ids       set of the names of all of these
 --   :tries     hash by id: the attempts above 0 among them, 4 bytes each
@@ -22,6 +23,7 @@
 -- single message of it. What it lends never changes: an array of MessagePack, which Lua writes in one go, of a head and
 -- the records, numbered from 0. A place orders what is given back as it was taken: time of the loan (double), number in
 -- it (2). The head is the time and, for each record that has been given back before, its number (2) and that place (10).
+-- The prints are bytes 31 to 34 of each record, where an id that is a UUID ends: who looks for one looks there first.
 -- The terms say what the loan still holds, in groups that come back together: when (double), length of the mask (2),
 -- mask. A mask has the bit n set for the message n, in words of 4 bytes, little-endian. Who settles a message clears its
 -- bit; a bit that is not set is a loan that is over. A loan that holds nothing is deleted.
