@@ -49,10 +49,24 @@ local function sizes(queue)
   }
 end
 
+local function prints_of(queue, token)
+  local prints, packed = redis.call('HGET', queue.loans, token .. 'p'), nil
+  if not prints then packed = redis.call('HGET', queue.loans, token) end
+  if packed then
+    local each = cmsgpack.unpack(packed)
+    each[1] = ''
+    for n = 2, #each do each[n] = each[n]:sub(31, 34) end
+    prints = table.concat(each)
+    -- For the next who asks. A server that is full refuses, and he reads the loan himself.
+    redis.pcall('HSET', queue.loans, token .. 'p', prints)
+  end
+  return prints or ''
+end
+
 -- Whether a loan has to be read to know which of these ids it lends; a few long ones are looked for in its prints.
 local function may_lend(queue, token, ids)
-  local prints = #ids <= FEW and redis.call('HGET', queue.loans, token .. 'p')
-  if not prints then return true end
+  if #ids > FEW then return true end
+  local prints = prints_of(queue, token)
   for _, id in ipairs(ids) do
     if #id < 17 or prints:find(id:sub(14, 17), 1, true) then return true end
   end

@@ -60,8 +60,7 @@ local function take(queue)
 end
 
 local function lend(queue, loan)
-  local count, words, prints, sub = #loan - 1, {}, {}, string.sub
-  for n = 1, count do prints[n] = sub(loan[n + 1], 31, 34) end
+  local count, words = #loan - 1, {}
   if marks then
     for n = 2, #loan do ids[#ids + 1] = id_of(loan[n]) end
   end
@@ -69,8 +68,7 @@ local function lend(queue, loan)
     words[#words + 1] = count - first >= 32 and -1 or bit.rshift(-1, 32 - count + first)
   end
   local packed, ends = cmsgpack.pack(loan), now + lease
-  local terms = written({ { ends = ends, words = words } })
-  redis.call('HSET', queue.loans, token, packed, token .. 't', terms, token .. 'p', table.concat(prints))
+  redis.call('HSET', queue.loans, token, packed, token .. 't', (written({ { ends = ends, words = words } })))
   redis.call('ZADD', queue.leased, ends, token)
   return packed
 end

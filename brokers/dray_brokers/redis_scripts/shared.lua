@@ -6,8 +6,8 @@
 --              a member is the digit 9 - priority, the place and the record
 --   :held      hash of records by name: what is delayed
 --   :delayed   sorted set of names by when they come due
---   :loans     hash with three fields for each loan: by its token what it lends, by its token and "t" the terms, and by
---              its token and "p" the prints
+--   :loans     hash with the fields of each loan: by its token what it lends, by its token and "t" the terms, and, when
+--              somebody has looked for an id, by its token and "p" the prints
 --   :leased    sorted set of tokens by when the first of what the loan still holds comes back
 --   :ids       set of the names of all of these
 --   :tries     hash by id: the attempts above 0 among them, 4 bytes each
