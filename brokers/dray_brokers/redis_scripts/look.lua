@@ -73,7 +73,7 @@ local function may_lend(queue, token, ids)
   return false
 end
 
--- Names that are lent, as keys, and those of `ids` among them. Only the loans know.
+-- Names that are lent, as keys, those of `ids` among them. Only the loans know what they lend.
 local function names_lent(queue, ids)
   local names = {}
   for _, token in ipairs(redis.call('ZRANGE', queue.leased, 0, -1)) do
