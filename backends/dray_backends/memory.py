@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import NamedTuple
 
 import msgspec
 
@@ -23,7 +22,7 @@ class _NoOptions(msgspec.Struct):
     """`memory://` takes no options."""
 
 
-class _Kept(NamedTuple):
+class _Kept(msgspec.Struct, frozen=True, gc=False):
     record: Record
     #: When its time is up, on the clock that never jumps.
     until: float

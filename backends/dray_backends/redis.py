@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar
 from zlib import crc32
 
@@ -28,8 +29,9 @@ LOOK = 5.0
 #: Seconds from the loss of the connection that brings the news to the next try, spent looking.
 AGAIN = 1.0
 
-_FRAME = struct.Struct(">I")
-#: Rank, final or not, length of the state: the head of a stored record.
+#: Lengths of a key and of what is kept there: what stands before both in a call of the script.
+_LENGTHS = struct.Struct(">II")
+#: Rank, final or not, length of the state: what a kept record begins with.
 _HEAD = struct.Struct(">dBH")
 
 
@@ -44,6 +46,7 @@ class RedisBackend(ResultBackend):
         self._link = RedisLink(url, refused=BackendError, unavailable=BackendUnavailable)
         self._news = News(self._link)
         self._time = SystemClock()
+        self._buckets = [f"{self._link.prefix}:result:{{{n:02x}}}:" for n in range(BUCKETS)]
 
     def open(self) -> None:
         self._news.end()
@@ -55,10 +58,9 @@ class RedisBackend(ResultBackend):
 
     def store(self, records: Sequence[Record], ttl: float | None) -> None:
         script, keep = load_script("dray_backends", "store"), "" if ttl is None else max(1, round(ttl * 1000))
-        for some in _portions(records):
-            by_key = [(self._key(record.id), _record_to_bytes(record)) for record in some]
-            for group in self._together(by_key):
-                self._link.main.run(script, [key for key, _ in group], keep, b"".join(frame for _, frame in group))
+        for group in self._together([(self._key(record.id), record) for record in records]):
+            for first, framed in _portions(group):
+                self._link.main.run(script, [first], keep, framed)
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Record]:
         found: dict[str, Record] = {}
@@ -100,39 +102,46 @@ class RedisBackend(ResultBackend):
         return []
 
     def _key(self, id: str) -> str:
-        bucket = crc32(id.encode("utf-8", "surrogatepass")) % BUCKETS
-        return f"{self._link.prefix}:result:{{{bucket:02x}}}:{id}"
+        return self._buckets[crc32(id.encode()) % BUCKETS] + id
 
-    def _together(self, by_key: Iterable[tuple[str, T]]) -> Iterator[Sequence[tuple[str, T]]]:
+    def _together(self, pairs: Sequence[tuple[str, T]]) -> Iterator[Sequence[tuple[str, T]]]:
         """Give pairs of key and whatever in groups that one step can serve."""
-        by_slot: defaultdict[str, list[tuple[str, T]]] = defaultdict(list)
-        for pair in by_key:
-            by_slot[pair[0].split("}")[0] if self._link.cluster else ""].append(pair)
-        for pairs in by_slot.values():
-            for start in range(0, len(pairs), STEP):
-                yield pairs[start : start + STEP]
+        groups = [pairs]
+        if self._link.cluster:
+            by_slot: defaultdict[str, list[tuple[str, T]]] = defaultdict(list)
+            for pair in pairs:
+                by_slot[pair[0].partition("}")[0]].append(pair)
+            groups = list(by_slot.values())
+        for group in groups:
+            for start in range(0, len(group), STEP):
+                yield group[start : start + STEP]
 
 
 def _any_final(found: Mapping[str, Record]) -> bool:
     return any(record.final for record in found.values())
 
 
-def _portions(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    """Give `records` in portions that one script can take."""
-    start = weight = 0
-    for n, record in enumerate(records):
+def _portions(pairs: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, bytes]]:
+    """Give pairs of key and record as the script takes them: the first key, and as many, framed, as it can take."""
+    first, frames, weight = "", list[bytes](), 0
+    for key, record in pairs:
         if weight and weight + len(record.body) > STEP_BYTES:
-            yield records[start:n]
-            start, weight = n, 0
+            yield first, b"".join(frames)
+            frames, weight = [], 0
+        if not frames:
+            first = key
+        name, head = key.encode(), _head(record.rank, record.final, record.state)
+        frames += (_LENGTHS.pack(len(name), len(head) + len(record.body)), name, head, record.body)
         weight += len(record.body)
-    if len(records) > start:
-        yield records[start:]
+    if frames:
+        yield first, b"".join(frames)
 
 
-def _record_to_bytes(record: Record) -> bytes:
-    state = record.state.encode("utf-8", "surrogatepass")
-    head = _HEAD.pack(record.rank, record.final, len(state))
-    return b"".join((_FRAME.pack(len(head) + len(state) + len(record.body)), head, state, record.body))
+@lru_cache(maxsize=1024)
+def _head(rank: int, final: bool, state: str) -> bytes:
+    """Return what stands before the body of a kept record. There are few different ones."""
+    name = state.encode("utf-8", "surrogatepass")
+    return _HEAD.pack(rank, final, len(name)) + name
 
 
 def _record_from_bytes(id: str, stored: bytes) -> Record:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush, nsmallest
 from itertools import count
 from math import inf
@@ -32,8 +31,7 @@ class _NoOptions(msgspec.Struct):
     """`memory://` takes no options."""
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
+class _Entry(msgspec.Struct, eq=False, gc=False):
     """One stored envelope and what has happened to it so far."""
 
     envelope: Envelope
@@ -49,7 +47,9 @@ class _Entry:
     until: float = 0.0
     #: Proof of the present loan, never used for another one: what makes a late settler harmless.
     token: int = 0
-    holder: MemoryConsumer | None = None
+    #: The number of the consumer that has it, not the consumer itself: entries are many, and the garbage collector
+    #: need not look at what leads nowhere. 0: nobody has it.
+    holder: int = 0
     reason: str = ""
     buried: float | None = None
 
@@ -71,7 +71,7 @@ class _Queue:
 
     def put(self, entry: _Entry, delay: float, now: float) -> None:
         """Let an entry wait: until `now + delay`, or not at all."""
-        entry.holder = None
+        entry.holder = 0
         if delay > 0:
             entry.state, entry.until = "delayed", now + delay
             heappush(self.delayed, (entry.until, entry.place, entry))
@@ -89,7 +89,7 @@ class _Queue:
                 self.put(entry, 0.0, now)
             self.earliest_end = min((entry.until for entry in self.leased.values()), default=inf)
 
-    def lend(self, limit: int, until: float, holder: MemoryConsumer, tokens: Iterable[int]) -> list[_Entry]:
+    def lend(self, limit: int, until: float, holder: int, tokens: Iterable[int]) -> list[_Entry]:
         """Take up to `limit` ready entries, count them and lend them until `until`."""
         lent = [heappop(self.ready)[2] for _ in range(min(limit, len(self.ready)))]
         for entry, token in zip(lent, tokens, strict=False):
@@ -118,6 +118,8 @@ class MemoryConsumer(Consumer):
 
     def __init__(self, broker: MemoryBroker, queues: Sequence[str], lease: float) -> None:
         self._broker = broker
+        #: Never that of another consumer of this broker.
+        self.number = broker.next_number()
         self._queues = tuple(queues)
         self._lease = lease
         #: Set whenever something may have become ready other than by time alone.
@@ -130,7 +132,9 @@ class MemoryConsumer(Consumer):
         while True:
             # Before looking, not after: what is published while we look rings again, and the wait ends at once.
             self.bell.clear()
-            lent, next_change = self._broker.lend(self, self._queues if queues is None else queues, limit, self._lease)
+            lent, next_change = self._broker.lend(
+                self.number, self._queues if queues is None else queues, limit, self._lease
+            )
             now = clock.monotonic()
             if lent or now >= end or self._woken:
                 self._woken = False
@@ -170,7 +174,7 @@ class MemoryConsumer(Consumer):
         instant = self._broker.clock.time()
 
         def lay_down(queue: _Queue, entry: _Entry) -> None:
-            entry.state, entry.reason, entry.buried, entry.holder = "dead", reason, instant, None
+            entry.state, entry.reason, entry.buried, entry.holder = "dead", reason, instant, 0
             entry.place = self._broker.next_place()
             queue.dead[entry.place] = entry
 
@@ -219,6 +223,7 @@ class MemoryBroker(Broker):
         self._by_id: dict[str, tuple[_Entry, ...]] = {}
         self._places = count()
         self._tokens = count(1)
+        self._numbers = count(1)
         self._consumers: tuple[MemoryConsumer, ...] = ()
         #: When each cancelled id is forgotten, and the same as a heap, so that forgetting costs nothing.
         self._cancelled: dict[str, float] = {}
@@ -235,7 +240,7 @@ class MemoryBroker(Broker):
             now, instant = self.clock.monotonic(), self.clock.time()
             for envelope in envelopes:
                 namesakes = self._by_id.get(envelope.id, ())
-                if not _holds(namesakes, envelope):
+                if not (namesakes and _holds(namesakes, envelope)):
                     entry = _Entry(envelope, next(self._places), instant)
                     self._by_id[envelope.id] = (*namesakes, entry)
                     self._queues[envelope.queue].put(entry, envelope.delay, now)
@@ -249,9 +254,7 @@ class MemoryBroker(Broker):
 
     # What the consumers do, under the lock.
 
-    def lend(
-        self, holder: MemoryConsumer, queues: Sequence[str], limit: int, lease: float
-    ) -> tuple[list[Delivery], float]:
+    def lend(self, holder: int, queues: Sequence[str], limit: int, lease: float) -> tuple[list[Delivery], float]:
         """Lend up to `limit` messages from `queues` in order; return them and when to look again at the latest."""
         lent: list[Delivery] = []
         next_change = inf
@@ -297,7 +300,7 @@ class MemoryBroker(Broker):
             now = self.clock.monotonic()
             self._consumers = tuple(consumer for consumer in self._consumers if consumer is not holder)
             for queue in self._queues.values():
-                for entry in [entry for entry in queue.leased.values() if entry.holder is holder]:
+                for entry in [entry for entry in queue.leased.values() if entry.holder == holder.number]:
                     del queue.leased[entry.token]
                     queue.put(entry, 0.0, now)
         self.ring()
@@ -313,6 +316,9 @@ class MemoryBroker(Broker):
 
     def next_place(self) -> int:
         return next(self._places)
+
+    def next_number(self) -> int:
+        return next(self._numbers)
 
     def ring(self) -> None:
         """Let waiting consumers look again. Called without the lock, or they would wake up only to wait for it."""

@@ -29,7 +29,7 @@ from .redis_advice import advice
 from .redis_connection import RedisLink
 from .redis_consumer import RedisConsumer
 from .redis_queues import RedisQueues, pages
-from .redis_records import STATES, envelope_to_bytes, framed, framed_ids, letters_from, waiting_from
+from .redis_records import STATES, framed, framed_ids, letters_from, to_publish, waiting_from
 
 #: Seconds between two notes that a queue is in use, and after how many an empty one may be forgotten.
 NOTE_EVERY, FORGET_AFTER = 60.0, 86400.0
@@ -174,8 +174,7 @@ class RedisBroker(Broker):
     def _publish(self, queue: str, envelopes: Sequence[Envelope]) -> None:
         self._note(queue)
         run = self._queues.run_confirmed if self._link.place.options.wait_replicas else self._queues.run
-        batch = b"".join(map(envelope_to_bytes, envelopes))
-        self._queues.ring(queue, run("publish", self._queues.with_bell(queue), batch))
+        self._queues.ring(queue, run("publish", self._queues.with_bell(queue), *to_publish(envelopes)))
 
     def _note(self, queue: str) -> None:
         """Note that a queue is in use: before anything is in it, so that none is ever missed."""

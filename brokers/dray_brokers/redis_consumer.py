@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from dray import Consumer, Delivery, SystemClock
 
 from .redis_connection import Line
 from .redis_queues import RedisQueues
-from .redis_records import TOKEN, deliveries_from, framed, framed_ids
+from .redis_records import TOKEN, deliveries_from, framed, framed_ids, mask_from_bytes, mask_of, mask_to_bytes
 
 #: Longest time (seconds) without a look at the queues, however quiet the bells: loans made meanwhile may have run out.
 LOOK = 1.0
@@ -22,7 +23,7 @@ MOST = 1000
 
 
 class RedisConsumer(Consumer):
-    """The loans of one worker. A receipt is a token, drawn anew for every fetch, the place in line and the name."""
+    """The loans of one worker: one for each fetch and queue, under a token that is drawn anew for every fetch."""
 
     def __init__(self, redis: RedisQueues, queues: Sequence[str], lease: float) -> None:
         self._redis = redis
@@ -33,8 +34,10 @@ class RedisConsumer(Consumer):
         self._ear: Line = redis.link.another(LOOK)
         #: The queues in which nothing was found, and until when nothing is there unless a bell rings.
         self._quiet: tuple[frozenset[str], float] = frozenset(), 0.0
-        #: Receipts of what was lent and not settled, by queue: what `close` gives back.
-        self._lent: defaultdict[str, set[bytes]] = defaultdict(set)
+        #: Masks of what was lent and not settled, by queue and token: what `close` gives back.
+        self._lent: defaultdict[str, dict[bytes, int]] = defaultdict(dict)
+        #: Held for every change of a mask: those who settle come from several threads.
+        self._lock = threading.Lock()
 
     def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
         names = self._queues if queues is None else queues
@@ -71,11 +74,11 @@ class RedisConsumer(Consumer):
 
     def close(self) -> None:
         self._redis.link.let_go(self._ear)
-        lent, self._lent = self._lent, defaultdict(set)
+        lent, self._lent = self._lent, defaultdict(dict)
         if self._redis.link.is_open:
-            for queue, receipts in lent.items():
-                if receipts:
-                    self._end("return", queue, list(receipts))
+            for queue, masks in lent.items():
+                if masks:
+                    self._end("return", queue, {token: (mask, b"") for token, mask in masks.items()})
 
     def _take(self, queues: Sequence[str], limit: int) -> list[Delivery]:
         """Borrow up to `limit` messages; when there are none, note how long there will be none."""
@@ -88,18 +91,17 @@ class RedisConsumer(Consumer):
             token = os.urandom(TOKEN)
             keys = self._redis.with_bells_and_marks(some)
             left, cancelled, *lent = self._redis.run("receive", keys, len(some), limit - len(taken), self._lease, token)
-            came = [
-                delivery
-                for queue, frames in zip(some, lent, strict=True)
-                for delivery in deliveries_from(queue, token, frames)
-            ]
+            came: list[Delivery] = []
+            for queue, loan in zip(some, lent, strict=True):
+                if its := deliveries_from(queue, token, loan):
+                    came += its
+                    with self._lock:
+                        self._lent[queue][token] = (1 << len(its)) - 1
             for n in cancelled:
                 came[n - 1] = _cancelled(came[n - 1])
             if left >= 0:
                 quiet = min(quiet, left / 1000)
             taken += came
-        for delivery in taken:
-            self._lent[delivery.queue].add(delivery.receipt)
         if self._redis.link.cluster and taken:
             taken = self._marked(taken)
         self._quiet = (frozenset(), 0.0) if taken else (frozenset(queues), asked + quiet)
@@ -118,23 +120,41 @@ class RedisConsumer(Consumer):
         seconds = max(seconds, 0.001)
         return self._ear.command("BLPOP", *map(self._redis.bell, queues), round(seconds, 3)) is not None
 
-    def _settle(self, verb: str, deliveries: Sequence[Delivery], *detail: Any) -> list[Delivery]:
-        by_queue: defaultdict[str, list[Delivery]] = defaultdict(list)
+    def _settle(self, verb: str, deliveries: Sequence[Delivery], detail: Any = b"") -> list[Delivery]:
+        loans: defaultdict[str, defaultdict[bytes, list[Delivery]]] = defaultdict(lambda: defaultdict(list))
         for delivery in deliveries:
-            by_queue[delivery.queue].append(delivery)
-        lost = []
-        for queue, some in by_queue.items():
-            receipts = [delivery.receipt for delivery in some]
-            lost += [some[n - 1] for n in self._end(verb, queue, receipts, *detail)]
+            loans[delivery.queue][delivery.receipt[0]].append(delivery)
+        lost: list[Delivery] = []
+        for queue, by_token in loans.items():
+            parts = {
+                token: (
+                    mask_of([each.receipt[1] for each in its]),
+                    framed([each.receipt[2] for each in its]) if verb == "ack" else b"",
+                )
+                for token, its in by_token.items()
+            }
+            for its, gone in zip(by_token.values(), self._end(verb, queue, parts, detail), strict=True):
+                if gone:
+                    lost += [each for each in its if gone >> each.receipt[1] & 1]
             if verb != "extend":
-                self._lent[queue].difference_update(receipts)
+                self._forget(queue, parts)
         return lost
 
-    def _end(self, verb: str, queue: str, receipts: Sequence[bytes], *detail: Any) -> Sequence[int]:
-        lost: list[int]
-        lost, wakes = self._redis.run("settle", self._redis.with_bell(queue), verb, framed(receipts), *detail)
+    def _forget(self, queue: str, parts: Mapping[bytes, tuple[int, bytes]]) -> None:
+        with self._lock:
+            lent = self._lent[queue]
+            for token, (mask, _) in parts.items():
+                if left := lent.get(token, 0) & ~mask:
+                    lent[token] = left
+                else:
+                    lent.pop(token, None)
+
+    def _end(self, verb: str, queue: str, parts: Mapping[bytes, tuple[int, bytes]], detail: Any = b"") -> list[int]:
+        """Do `verb` to parts of loans: masks and, for ack, the names. Return the masks of those that were over."""
+        loans = [piece for token, (mask, names) in parts.items() for piece in (token, mask_to_bytes(mask), names)]
+        wakes, lost = self._redis.run("settle", self._redis.with_bell(queue), verb, detail, *loans)
         self._redis.ring(queue, wakes)
-        return lost
+        return list(map(mask_from_bytes, lost))
 
 
 def _cancelled(delivery: Delivery) -> Delivery:

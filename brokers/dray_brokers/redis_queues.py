@@ -8,16 +8,16 @@ process leaves a ring that is late by a second, or a mark that the worker's own 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
-from .redis_connection import RedisLink, load_script
+from .redis_connection import RedisLink, Script, load_script
 from .redis_records import quoted
 
 #: Most ids, and most queues, of one step, so that none keeps the server from others for long.
 IDS, QUEUES = 1000, 100
 
-_script = partial(load_script, "dray_brokers", "shared")
+#: The scripts that have to do with loans.
+_LENDING = frozenset(("receive", "settle", "look", "purge"))
 
 
 class RedisQueues:
@@ -67,6 +67,11 @@ class RedisQueues:
         """Wake up to `wakes` workers, where the script could not."""
         if wakes and self.link.cluster:
             self.run("ring", [self.bell(queue)], wakes)
+
+
+def _script(name: str) -> Script:
+    shared = ("shared", "loans") if name in _LENDING else ("shared",)
+    return load_script("dray_brokers", *shared, name)
 
 
 def pages(items: Sequence[str], size: int = IDS) -> Iterator[Sequence[str]]:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import struct
 from binascii import hexlify
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from dray import Delivery, Envelope, Waiting
 
 #: What begins the name of a message instead of its id: an id that is a UUID (16 bytes follow), an id that begins with
 #: one of these three bytes itself, a later attempt (4 bytes and the id follow).
 UUID, ESCAPE, ATTEMPT = b"\x00", b"\x01", b"\x02"
-#: Length of the token and of the place, with which a receipt begins before it names the message.
-TOKEN, PLACE = 8, 10
+#: Length of the token of a loan.
+TOKEN = 8
 
-_FRAME = struct.Struct(">I")
-#: Length of the rest, delay, deliveries, attempt, priority, length of the id: the head of a message to publish.
-_ENVELOPE = struct.Struct(">IdHIBH")
-#: Published, deliveries, attempt, priority, length of the id: the head of a record.
-_RECORD = struct.Struct(">dHIBH")
+#: The proof of one message's loan: the token, the number of the message in the loan, and its name.
+Receipt = tuple[bytes, int, bytes]
+
+_NUMBER = struct.Struct(">I")
+_SHORT = struct.Struct(">H")
+#: Published, deliveries, attempt, priority, length of the id: the head of a record, and without what the server adds.
+_RECORD, _UNPUBLISHED = struct.Struct(">dHIBH"), struct.Struct(">HIBH")
 #: The groups of digits of a UUID.
 _DIGITS = struct.Struct("8s4s4s4s12s")
 _STATE = struct.Struct(">Bd")
@@ -60,17 +62,34 @@ def id_from_bytes(stored: bytes) -> str:
 
 
 def framed(parts: Iterable[bytes]) -> bytes:
-    """Return bytes that carry `parts`, each behind its length."""
-    return b"".join([piece for part in parts for piece in (_FRAME.pack(len(part)), part)])
+    """Return bytes that carry `parts`, behind how many there are and the length of each."""
+    parts = list(parts)
+    return struct.pack(f">{len(parts) + 1}I", len(parts), *map(len, parts)) + b"".join(parts)
 
 
-def unframed(frames: bytes) -> Iterator[bytes]:
-    """Give back what `framed` packed."""
-    at = 0
-    while at < len(frames):
-        (size,) = _FRAME.unpack_from(frames, at)
-        at += 4 + size
-        yield frames[at - size : at]
+def unpacked(packed: bytes) -> list[bytes]:
+    """Return the texts that a script has packed with `cmsgpack`.
+
+    That is MessagePack as Lua writes it: an array of what elsewhere is text, and here any bytes.
+    """
+    texts = []
+    at, end = {0xDC: 3, 0xDD: 5}.get(packed[0], 1), len(packed)
+    while at < end:
+        kind = packed[at]
+        if kind == 0xD9:
+            start = at + 2
+            at = start + packed[at + 1]
+        elif kind == 0xDA:
+            start = at + 3
+            at = start + _SHORT.unpack_from(packed, at + 1)[0]
+        elif kind == 0xDB:
+            start = at + 5
+            at = start + _NUMBER.unpack_from(packed, at + 1)[0]
+        else:
+            start = at + 1
+            at = start + (kind & 0x1F)
+        texts.append(packed[start:at])
+    return texts
 
 
 def framed_ids(ids: Iterable[str]) -> bytes:
@@ -78,29 +97,35 @@ def framed_ids(ids: Iterable[str]) -> bytes:
     return framed(map(id_to_bytes, ids))
 
 
-def envelope_to_bytes(envelope: Envelope) -> bytes:
-    """Return a message as `publish.lua` takes it: the server adds the time."""
-    id, body = id_to_bytes(envelope.id), envelope.body
-    size = _ENVELOPE.size - _FRAME.size + len(id) + len(body)
-    head = _ENVELOPE.pack(size, envelope.delay, 0, envelope.attempt, envelope.priority, len(id))
-    return b"".join((head, id, body))
+def to_publish(envelopes: Sequence[Envelope]) -> tuple[bytes, bytes, bytes]:
+    """Return messages as `publish.lua` takes them: the names, the records without the time, the delays if any."""
+    names, records = [], []
+    for envelope in envelopes:
+        id = id_to_bytes(envelope.id)
+        head = _UNPUBLISHED.pack(0, envelope.attempt, envelope.priority, len(id))
+        records.append(b"".join((head, id, envelope.body)))
+        names.append(_name(envelope.attempt, id))
+    delays = [envelope.delay for envelope in envelopes]
+    return framed(names), framed(records), struct.pack(f">{len(delays)}d", *delays) if any(delays) else b""
 
 
-def deliveries_from(queue: str, token: bytes, frames: bytes) -> list[Delivery]:
+def deliveries_from(queue: str, token: bytes, loan: bytes) -> list[Delivery]:
     """Return what `receive.lua` has lent under `token`."""
-    return [_delivery(queue, token, frame) for frame in unframed(frames)]
+    if not loan:
+        return []
+    _, *records = unpacked(loan)
+    return [_delivery(queue, token, number, record) for number, record in enumerate(records)]
 
 
-def _delivery(queue: str, token: bytes, frame: bytes) -> Delivery:
-    published, deliveries, attempt, priority, length = _RECORD.unpack_from(frame, PLACE)
-    start = PLACE + _RECORD.size + length
-    id = frame[PLACE + _RECORD.size : start]
-    name = ATTEMPT + _FRAME.pack(attempt) + id if attempt else id
+def _delivery(queue: str, token: bytes, number: int, record: bytes) -> Delivery:
+    published, deliveries, attempt, priority, length = _RECORD.unpack_from(record)
+    start = _RECORD.size + length
+    id = record[_RECORD.size : start]
     return Delivery(
         id=id_from_bytes(id),
         queue=queue,
-        body=frame[start:],
-        receipt=token + frame[:PLACE] + name,
+        body=record[start:],
+        receipt=(token, number, _name(attempt, id) if attempt else id),
         # A record counts the deliveries that are over.
         delivery_count=deliveries + 1,
         priority=priority,
@@ -109,10 +134,32 @@ def _delivery(queue: str, token: bytes, frame: bytes) -> Delivery:
     )
 
 
+def _name(attempt: int, id: bytes) -> bytes:
+    return ATTEMPT + _NUMBER.pack(attempt) + id if attempt else id
+
+
+def mask_of(numbers: Iterable[int]) -> int:
+    """Return a number whose bits `numbers` are set."""
+    mask = 0
+    for number in numbers:
+        mask |= 1 << number
+    return mask
+
+
+def mask_to_bytes(mask: int) -> bytes:
+    """Return a mask as the scripts take it: whole words of 4 bytes."""
+    return mask.to_bytes((mask.bit_length() + 31) // 32 * 4, "little")
+
+
+def mask_from_bytes(mask: bytes) -> int:
+    """Return the mask that `mask_to_bytes` wrote."""
+    return int.from_bytes(mask, "little")
+
+
 def waiting_from(queue: str, frames: bytes) -> Sequence[Waiting]:
     """Return what `look.lua` shows for `peek`."""
     shown = []
-    for frame in unframed(frames):
+    for frame in unpacked(frames):
         state, delay = _STATE.unpack_from(frame)
         shown.append(_waiting(queue, frame[_STATE.size :], delay=delay, state=STATES[state]))
     return shown
@@ -121,7 +168,7 @@ def waiting_from(queue: str, frames: bytes) -> Sequence[Waiting]:
 def letters_from(queue: str, frames: bytes) -> Sequence[Waiting]:
     """Return what `letters.lua` shows."""
     shown = []
-    for letter in unframed(frames):
+    for letter in unpacked(frames):
         buried, length = _LETTER.unpack_from(letter)
         start = _LETTER.size + length
         reason = letter[_LETTER.size : start].decode("utf-8", "surrogatepass")

@@ -335,7 +335,9 @@ class Dray:
             message = self.routes.placed(message, options, None)
         if message.idempotent:
             check_one_queue(message)
-        (sent,) = self.sender.publish([message], self._pack_unknown, options)
+        compression = options.get("compression", self.conf.task_compression)
+        writer = self.payloads.writer(options.get("serializer") or self.conf.task_serializer, compression)
+        (sent,) = self.sender.publish([message], writer, options)
         return AsyncResult(sent.id, self, ignored=sent.ignore_result)
 
     @cached_property
@@ -343,13 +345,9 @@ class Dray:
         """What this app's messages leave through."""
         return Sender(self, self.routes)
 
-    def _pack_unknown(self, message: Message, options: Mapping[str, Any]) -> Message:
-        compression = options.get("compression", self.conf.task_compression)
-        return self.payloads.encode(message, options.get("serializer") or self.conf.task_serializer, compression)
-
     def run_eagerly(self, task: Task[..., Any], message: Message) -> AsyncResult[Any]:
         """Run a task here and now, retries included; return its finished result."""
-        encoded = self.sender.prepare(message, lambda m: task._pack(m, {}))
+        encoded = self.sender.prepare(message, task._writer({}).fill)
         report = self.execution.eagerly(task, encoded)
         result: AsyncResult[Any] = AsyncResult(message.id, self, returns=task.parameters.returns)
         result._final = report

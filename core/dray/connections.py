@@ -166,12 +166,15 @@ class Connections:
     def store(self, records: Iterable[Kept], ttl: float | None) -> None:
         """Store records, each in the backend of its task; those that nobody keeps are dropped."""
         places: dict[str, list[Record]] = {}
-        own = self.backend_url or ""
         for record in records:
-            if place := record.backend or own:
-                places.setdefault(place, []).append(record)
+            places.setdefault(record.backend, []).append(record)
         for place, some in places.items():
-            self.backend_at(place).store(some, ttl)
+            self.store_at(place, some, ttl)
+
+    def store_at(self, text: str, records: Sequence[Record], ttl: float | None) -> None:
+        """Store records in the backend at a URL ("": the app's own; where there is none, they are dropped)."""
+        if place := text or self.backend_url:
+            self.backend_at(place).store(records, ttl)
 
     def reopen_backend(self, text: str) -> None:
         """Connect again to the backend at a URL ("": the app's own), if it is in use."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import states
+from .codec import Packed
 from .context import Context, current
 from .errors import (
     ArgumentsError,
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dray.task")
 
 _with = msgspec.structs.replace
+
+#: What came to no value.
+_NOTHING = Packed(b"", "application/json", "")
 
 _ENGINE = os.path.dirname(__file__) + os.sep
 
@@ -119,20 +123,22 @@ class Execution:
         context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
         return self._forgotten(self._end(job, context, outcome, began, self._heard))
 
-    def unrun(self, message: Message, outcome: Outcome) -> Ended:
-        """Return what a message comes to that is settled without being run: expired, revoked, rejected."""
+    def unrun(
+        self, message: Message, outcome: Outcome, began: float | None = None, children: tuple[str, ...] = ()
+    ) -> Ended:
+        """Return what a message comes to that is expired, revoked or rejected: without being run, or while it ran."""
         match outcome:
             case Rejected(reason):
-                report = about(message, states.REJECTED, reason=reason)
+                state = states.REJECTED
             case Revoked(reason):
-                report = about(message, states.REVOKED, reason=reason)
+                state = states.REVOKED
             case _:
-                report = about(message, states.EXPIRED, reason="it was not started before its expires")
-        report = _with(report, ended=self.app.clock.time(), worker=self.hostname)
-        ended = Ended(outcome, None if message.ignore_result else report)
-        return self._with_callbacks(
-            ended, lambda: on_failure(self.app, message) if isinstance(outcome, Rejected) else ()
-        )
+                state, reason = states.EXPIRED, "it was not started before its expires"
+        ended = Ended(outcome)
+        if not message.ignore_result:
+            facts = {"started": began, "ended": self._time(), "worker": self.hostname, "children": children}
+            ended.report = about(message, state, reason=reason, **facts)
+        return self._followed(ended, on_failure, message) if isinstance(outcome, Rejected) else ended
 
     # The steps of a run
 
@@ -288,69 +294,83 @@ class Execution:
 
     def _end(self, job: Job, context: Context, outcome: Outcome, began: float, told: bool) -> Ended:
         """Turn an outcome into what has to be written for it. A result that cannot be serialised is a failure."""
-        if type(outcome) is Done and not told and job.message.ignore_result and not job.message.link:
+        message = job.message
+        if type(outcome) is Done and not told and message.ignore_result and not message.link:
             return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         try:
-            ended = self._written(job, context, outcome)
+            if type(outcome) is Done:
+                ended = self._succeeded(context, outcome, began)
+            else:
+                ended = self._unsuccessful(job, context, outcome, began)
         except Exception as error:
-            outcome = Failed(error, job.task.resolved.dead_letter)
-            ended = self._written(job, context, outcome)
-        now = self.app.clock.time()
-        if ended.report is not None:
-            final = ended.report.state in states.FINAL_STATES
-            ended.report = _with(
-                ended.report,
-                started=began,
-                ended=now if final else None,
-                worker=self.hostname,
-                children=tuple(context.children),
-            )
+            ended = self._unsuccessful(job, context, Failed(error, job.task.resolved.dead_letter), began)
         if told or type(ended.outcome) is not Done:
-            self.tell(job.message, ended.outcome, now - began, job.task.options.get("throws", ()))
+            self.tell(message, ended.outcome, self._time() - began, job.task.options.get("throws", ()))
         return ended
 
-    def _written(self, job: Job, context: Context, outcome: Outcome) -> Ended:
-        message, app = job.message, self.app
+    def _succeeded(self, context: Context, outcome: Done, began: float) -> Ended:
+        message, app, ended = context.message, self.app, Ended(outcome)
+        if not message.ignore_result:
+            packed = app.payloads.dump(outcome.value, app.conf.result_serializer, app.conf.result_compression)
+            ended.report = self._report(context, began, states.SUCCESS, packed)
+        return self._followed(ended, on_success, message, outcome.value) if message.link else ended
+
+    def _unsuccessful(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
+        message, report = job.message, None
         wanted = not message.ignore_result
         match outcome:
-            case Done(value):
-                report = None
-                if wanted:
-                    packed = app.payloads.dump(value, app.conf.result_serializer, app.conf.result_compression)
-                    report = about(
-                        message,
-                        states.SUCCESS,
-                        value=packed.data,
-                        content_type=packed.content_type,
-                        content_encoding=packed.content_encoding,
-                        **self._call_facts(message),
-                    )
-                return self._with_callbacks(Ended(outcome, report), lambda: on_success(app, message, value))
             case Again(delay, error, args, kwargs):
-                again = next_attempt(app, context, delay, args, kwargs)
-                report = about(message, states.RETRY, failure=Failure.of(error, trace(error))) if wanted else None
+                again = next_attempt(self.app, context, delay, args, kwargs)
+                if wanted:
+                    report = self._report(context, began, states.RETRY, failure=Failure.of(error, trace(error)))
                 return Ended(outcome, report, (again,))
             case Failed(error, bury):
-                report, stored = None, wanted or job.task.resolved.store_errors
+                stored = wanted or job.task.resolved.store_errors
                 told = trace(error) if stored or bury else ""
                 if stored:
-                    failure = Failure.of(error, told)
-                    report = about(message, states.FAILURE, failure=failure, **self._call_facts(message))
+                    report = self._report(context, began, states.FAILURE, failure=Failure.of(error, told))
                 if bury:
                     outcome = Failed(error, bury, told)
-                return self._with_callbacks(Ended(outcome, report), lambda: on_failure(app, message))
+                return self._followed(Ended(outcome, report), on_failure, message)
             case Rejected() | Revoked():
-                return self.unrun(message, outcome)
+                return self.unrun(message, outcome, began, tuple(context.children))
             case _:
                 return Ended(outcome)
 
-    def _with_callbacks(self, ended: Ended, callbacks: Callable[[], tuple[Message, ...]]) -> Ended:
+    def _report(
+        self, context: Context, began: float, state: str, packed: Packed = _NOTHING, failure: Failure | None = None
+    ) -> Report:
+        """Return what is stored about a run that came to a value, a failure or a retry."""
+        message = context.message
+        report = Report(
+            state=state,
+            task=message.task,
+            value=packed.data,
+            content_type=packed.content_type,
+            content_encoding=packed.content_encoding,
+            failure=failure,
+            sent=message.created,
+            started=began,
+            ended=self._time() if state in states.FINAL_STATES else None,
+            retries=message.retries,
+            worker=self.hostname,
+            queue=message.queue,
+            root_id=message.root_id,
+            parent_id=message.parent_id,
+            children=tuple(context.children),
+        )
+        if report.ended is None or not self.app.conf.result_extended:
+            return report
+        seen = redacted(self.app, message)
+        return _with(report, call=seen.payload, call_type=seen.content_type, call_encoding=seen.content_encoding)
+
+    def _followed(self, ended: Ended, callbacks: Callable[..., tuple[Message, ...]], *told: Any) -> Ended:
         """Add the callbacks. When they cannot be made - the message was forged, or a middleware raises - the message is
 
         kept in the dead letters rather than its sequel lost; the task's own result stands.
         """
         try:
-            ended.followups = callbacks()
+            ended.followups = callbacks(self.app, *told)
         except Exception as error:
             reason = f"its callbacks cannot be sent: {_line(error)}"
             ended.outcome = Rejected(reason)
@@ -358,12 +378,6 @@ class Execution:
                 # Delivered once more it must not be taken for done: its dead letter may not be there yet.
                 ended.report = _with(ended.report, reason=reason)
         return ended
-
-    def _call_facts(self, message: Message) -> dict[str, Any]:
-        if not self.app.conf.result_extended:
-            return {}
-        seen = redacted(self.app, message)
-        return {"call": seen.payload, "call_type": seen.content_type, "call_encoding": seen.content_encoding}
 
     def tell(self, message: Message, outcome: Outcome, runtime: float | None = None, expected: Any = ()) -> None:
         """Write one line and send one event for a message that has come to something, run (for `runtime` s) or not.

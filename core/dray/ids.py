@@ -20,17 +20,18 @@ def id_source(clock: Clock = SYSTEM_CLOCK, bits: Callable[[int], int] = _random.
     #: The millisecond for which the beginning of an id was made last, and that beginning. Replaced as one, so that two
     #: threads can at worst make the same one twice.
     latest = (-1, "")
+    time = clock.time
 
     def new_id() -> str:
         nonlocal latest
         milliseconds, beginning = latest
-        now = int(clock.time() * 1000)
+        now = int(time() * 1000)
         if now != milliseconds:
             text = f"{now & 0xFFFF_FFFF_FFFF:012x}"
             beginning = f"{text[:8]}-{text[8:]}-7"
             latest = now, beginning
         # 72 random bits; the "8" is the variant.
-        noise = f"{bits(72):018x}"
-        return f"{beginning}{noise[:3]}-8{noise[3:6]}-{noise[6:]}"
+        noise = bits(72).to_bytes(9).hex("-", 6)
+        return f"{beginning}{noise[:3]}-8{noise[3:]}"
 
     return new_id

@@ -157,7 +157,7 @@ def read(app: Dray, found: Record) -> Report:
 
 def rank(message: Message, delivery_count: int) -> int:
     """Return the rank of what this delivery writes: later retries, then later deliveries, stand above earlier ones."""
-    return message.retries << 16 | min(delivery_count, 0xFFFF)
+    return message.retries << 16 | (delivery_count if delivery_count < 0xFFFF else 0xFFFF)
 
 
 def about(message: Message, state: str, **facts: Any) -> Report:

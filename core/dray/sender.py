@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import states
 from .capabilities import FOREVER, Capabilities
-from .codec import pack
+from .codec import Writer, pack
 from .context import current
 from .errors import BackendError, BackendUnavailable, BrokerUnavailable, DecodeError, NotSupported, SerializationError
 from .message import Envelope, Message, Waiting
@@ -26,11 +26,12 @@ from .transactions import driver_connection
 
 if TYPE_CHECKING:
     from .app import Dray
+    from .broker import Broker
 
 logger = logging.getLogger("dray")
 
-#: Writes a message's arguments into its payload, as the options of the call say.
-Encode = Callable[[Message, Mapping[str, Any]], Message]
+#: Takes a message with its arguments and returns it as it will travel, with its payload.
+Encode = Callable[[Message], Message]
 
 
 class Sender:
@@ -41,26 +42,29 @@ class Sender:
         self._routes = routes
         self._sealing = app.sealing
 
-    def publish(
-        self,
-        messages: Iterable[Message],
-        encode: Encode,
-        options: Mapping[str, Any],
-    ) -> list[Message]:
+    def publish(self, messages: Iterable[Message], writer: Writer, options: Mapping[str, Any]) -> list[Message]:
         """Send messages in as few round trips as the broker allows; return them as they travelled.
 
-        Everything that can be refused is refused before the first is sent.
+        Everything that can be refused is refused before the first is sent. The messages are the sender's from here
+        on: `writer` writes their arguments into them.
         """
-        can = self.app.broker.capabilities
+        app, broker = self.app, self.app.broker
+        can = broker.capabilities
         if options.get("connection") is not None:
             options = {**options, "connection": self._transaction(options["connection"], can)}
         sent: list[Message] = []
         envelopes: list[Envelope] = []
-        wrapped = bool(self.app.middleware)
+        encode: Encode = writer.fill
+        if app.middleware:
+            encode, messages = self._through_middleware(encode), map(_with_own_headers, messages)
+        asked = address = ""
         for message in messages:
-            written = self.prepare(message, lambda m: encode(m, options)) if wrapped else encode(message, options)
-            if not written.ignore_result and (address := self.app.reply_to(written.task)):
-                written = written.but(reply_to=address)
+            written = encode(message)
+            if not written.ignore_result:
+                if written.task != asked:
+                    asked, address = written.task, app.reply_to(written.task)
+                if address:
+                    written = written.but(reply_to=address)
             sent.append(written)
             envelopes.append(self._envelope(written, can))
         if options.get("idempotency_key") is not None:
@@ -70,33 +74,37 @@ class Sender:
             self._store_pending(sent)
         size = can.max_publish_batch
         for start in range(0, len(envelopes), size):
-            self._send(envelopes[start : start + size], options)
+            self._send(broker, envelopes[start : start + size], options)
         running = current.get()
         if running is not None and not running.called_directly:
             running.children.extend(message.id for message in sent)
-        if self.app.listening:
+        if app.listening:
             for message in sent:
-                self.app.notify("task-sent", message)
+                app.notify("task-sent", message)
         return sent
 
-    def prepare(self, message: Message, encode: Callable[[Message], Message]) -> Message:
+    def prepare(self, message: Message, encode: Encode) -> Message:
         """Pass a message through the middleware and have its arguments written; return it as it will travel."""
-        # Blank messages share their headers; whoever changes them in place shall change this message only.
-        message = message.but(headers=dict(message.headers))
-        call = encode
+        return self._through_middleware(encode)(_with_own_headers(message))
+
+    def _through_middleware(self, encode: Encode) -> Encode:
+        """Return `encode` with the middleware around it."""
+
+        def innermost(message: Message) -> Message:
+            # What the middleware has in hand stays as it is; what is written into is a copy.
+            return encode(message.but())
+
+        call: Encode = innermost
         for one in reversed(self.app.middleware):
             call = _around(one, call)
-        return call(message)
+        return call
 
     def enclose(self, message: Message) -> Envelope:
         """Return the envelope for a message, or raise what the broker at hand would have to refuse."""
         return self._envelope(message, self.app.broker.capabilities)
 
     def _envelope(self, message: Message, can: Capabilities) -> Envelope:
-        delay = 0.0 if message.eta is None else max(0.0, message.eta - self.app.clock.time())
-        if can.max_delay < min(delay, FOREVER):
-            limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
-            raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
+        delay = 0.0 if message.eta is None else self._delay(message, message.eta, can)
         if message.priority and can.priority_levels < 2:
             raise NotSupported(f"sending {message.task} with priority {message.priority}: the broker has no priorities")
         self._routes.check(message, can)
@@ -113,12 +121,19 @@ class Sender:
             queue=message.queue,
             body=body,
             priority=message.priority,
-            delay=min(delay, FOREVER),
+            delay=delay,
             attempt=message.retries + message.handed_back,
             key=message.key,
             exchange="" if message.queue else message.exchange,
             routing_key="" if message.queue else message.routing_key,
         )
+
+    def _delay(self, message: Message, eta: float, can: Capabilities) -> float:
+        delay = max(0.0, eta - self.app.clock.time())
+        if can.max_delay < min(delay, FOREVER):
+            limit = f"keeps delays up to {can.max_delay:g} s only" if can.max_delay else "has no delays"
+            raise NotSupported(f"sending {message.task} with a delay of {delay:g} s: the broker {limit}")
+        return min(delay, FOREVER)
 
     def _transaction(self, connection: object, can: Capabilities) -> object:
         """Return the driver's connection below the caller's, or raise what says why it cannot be used."""
@@ -128,14 +143,14 @@ class Sender:
             )
         return driver_connection(connection)
 
-    def _send(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
+    def _send(self, broker: Broker, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
         caller = options.get("connection")
         if caller is not None:
             # Never tried again: after an error the transaction is the caller's to end.
-            self.app.broker.publish_within(caller, envelopes)
+            broker.publish_within(caller, envelopes)
             return
         try:
-            self.app.broker.publish(envelopes)
+            broker.publish(envelopes)
         except BrokerUnavailable as error:
             wanted = options.get("retry")
             if not (self.app.conf.task_publish_retry if wanted is None else wanted):
@@ -214,5 +229,10 @@ class Sender:
             logger.warning("%d message(s) sent unknown to the result backend: %s", len(pending), error)
 
 
-def _around(middleware: Middleware, call_next: Callable[[Message], Message]) -> Callable[[Message], Message]:
+def _with_own_headers(message: Message) -> Message:
+    """Return a copy for others to look at: blank messages share their headers, which they may change in place."""
+    return message.but(headers=dict(message.headers))
+
+
+def _around(middleware: Middleware, call_next: Encode) -> Encode:
     return lambda message: middleware.publish(message, call_next)

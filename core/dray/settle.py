@@ -326,7 +326,7 @@ class Settler:
         if outage.away and self._app.clock.monotonic() < outage.next_try:
             return self._wait(wanted, notes)
         try:
-            self._write(outage, place, [*notes, *(self._record(entry) for entry in wanted)])
+            self._write(outage, place, [*notes, *map(self._record, wanted)])
         except BackendUnavailable as error:
             outage.lost(error)
             return self._wait(wanted, notes)
@@ -340,7 +340,7 @@ class Settler:
     def _write(self, outage: _Outage, place: str, records: Sequence[Kept]) -> None:
         if outage.away:
             self._app.connections.reopen_backend(place)
-        self._app.connections.store(records, self._app.conf.result_expires)
+        self._app.connections.store_at(place, records, self._app.conf.result_expires)
         outage.found()
 
     def _record(self, entry: _Entry, report: Report | None = None) -> Kept:

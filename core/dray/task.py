@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, update_wrapper
 from inspect import iscoroutinefunction
+from itertools import repeat
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
 
@@ -18,6 +19,7 @@ import msgspec
 
 from .arguments import Parameters
 from .canvas import Signature, steps
+from .codec import Writer
 from .context import DIRECTLY, TRACE_HEADERS, Context, current
 from .errors import MaxRetriesExceeded, Retry, TaskOptionError
 from .idempotency import check_one_queue, given_id
@@ -107,7 +109,7 @@ class Task(Generic[P, R]):
             Parameters.of(function, bound=bind, name=self.name, sensitive=given["sensitive"]).check_sensitive()
         self.is_async = iscoroutinefunction(function)
         self._checked = bool(self.options.get("typing", True))
-        #: What `delay` starts from: a blank message made without options, outside any task.
+        #: What `delay` starts from: a blank message made without options, outside any task. Kept, so made long ago.
         self._plain: Message | None = None
         if function is not type(self).run:
             update_wrapper(self, function)
@@ -145,11 +147,11 @@ class Task(Generic[P, R]):
         BrokerUnavailable when the broker stayed away for all of `retry_policy`. Safe from any thread.
         """
         call = positional(args, self.name), by_name(kwargs, self.name)
-        message = self._fill(self._blank(options), options, *call, options.get("task_id"))
+        messages = list(self._messages([call], self._blank(options), options))
         if self.app.conf.task_always_eager:
-            return self.app.run_eagerly(self, message)
-        (sent,) = self.app.sender.publish([message], self._pack, options)
-        return self._handle(sent)
+            return self.app.run_eagerly(self, messages[0])
+        (handle,) = self._handles(self.app.sender.publish(messages, self._writer(options), options))
+        return handle
 
     def delay_many(
         self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], **options: Unpack[SendOptions]
@@ -162,12 +164,10 @@ class Task(Generic[P, R]):
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
         if options.get("idempotency_key") is not None:
             raise TaskOptionError(f"sending {self.name}: idempotency_key stands for one call; delay_many sends many")
-        blank, fill = self._blank(options), self._fill
-        messages = (fill(blank, options, *one_of_many(call, self.name)) for call in calls)
+        messages = self._messages(map(one_of_many, calls, repeat(self.name)), self._blank(options), options)
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
-        sent = self.app.sender.publish(messages, self._pack, options)
-        return [self._handle(message) for message in sent]
+        return self._handles(self.app.sender.publish(messages, self._writer(options), options))
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines: the event loop goes on while the broker answers."""
@@ -190,7 +190,7 @@ class Task(Generic[P, R]):
     ) -> AsyncResult[R]:
         """Run the task here and now with everything a worker does: conversion, hooks, retries (at once), result."""
         call = positional(args, self.name), by_name(kwargs, self.name)
-        message = self._fill(self._blank(options), options, *call, options.get("task_id"))
+        (message,) = self._messages([call], self._blank(options), options)
         return self.app.run_eagerly(self, message)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
@@ -205,52 +205,47 @@ class Task(Generic[P, R]):
 
     def _blank(self, options: Mapping[str, Any]) -> Message:
         """Return what all calls with these options have in common: routed, timed, without id and arguments."""
-        if not options and self._plain is not None and current.get() is None:
-            # The origin is not part of what may be kept: it changes in a forked child.
-            return _replace(self._plain, created=self.app.clock.time(), origin=self.app.origin)
+        plain = self._plain
+        # In a forked child the origin is another one.
+        if not options and plain is not None and current.get() is None and plain.origin == self.app.origin:
+            return plain
         check_send_options(options, self.name)
         blank = blank_message(self.app, self.name, options, self.resolved)
         if not options and current.get() is None and blank.expires is None:
             self._plain = blank
         return blank
 
-    def _fill(
-        self,
-        blank: Message,
-        options: Mapping[str, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        id: str | None = None,
-    ) -> Message:
-        """Return the message of one call, its arguments checked against the signature."""
-        if self._checked:
-            self.parameters.check(args, kwargs)
-        if blank.idempotent:
-            id = given_id(self.name, options)
-        message = _replace(blank, id=id or self.app.new_id(), args=args, kwargs=kwargs)
-        if not (message.queue or message.exchange):
-            message = self.app.routes.placed(message, options, self.resolved)
-        if blank.idempotent:
-            check_one_queue(message)
-        return message
+    def _messages(
+        self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], blank: Message, options: Mapping[str, Any]
+    ) -> Iterator[Message]:
+        """Yield the message of each call, its arguments checked against the signature. Nobody else has seen it yet."""
+        check = self.parameters.check if self._checked else None
+        given, new_id = given_id(self.name, options) if options else None, self.app.new_id
+        placed = blank.queue or blank.exchange
+        created = self.app.clock.time() if blank is self._plain else blank.created
+        for args, kwargs in calls:
+            if check is not None:
+                check(args, kwargs)
+            message = _replace(blank, id=given or new_id(), created=created, args=args, kwargs=kwargs)
+            if not placed:
+                message = self.app.routes.placed(message, options, self.resolved)
+            if blank.idempotent:
+                check_one_queue(message)
+            yield message
 
-    def _handle(self, sent: Message) -> AsyncResult[R]:
-        return AsyncResult(
-            sent.id,
-            self.app,
-            ignored=sent.ignore_result,
-            returns=self.parameters.returns,
-            backend=self.resolved.backend,
-        )
+    def _handles(self, sent: Sequence[Message]) -> list[AsyncResult[R]]:
+        app, returns, backend = self.app, self.parameters.returns, self.resolved.backend
+        return [AsyncResult(m.id, app, ignored=m.ignore_result, returns=returns, backend=backend) for m in sent]
 
     def AsyncResult(self, id: str) -> AsyncResult[R]:
         """Return the handle on a call of this task, by its id."""
         return AsyncResult(id, self.app, returns=self.parameters.returns, backend=self.resolved.backend)
 
-    def _pack(self, message: Message, options: Mapping[str, Any]) -> Message:
+    def _writer(self, options: Mapping[str, Any]) -> Writer:
+        """Return what writes the arguments of a call with these options."""
         own = self.resolved
         compression = options.get("compression", own.compression)
-        return self.app.payloads.encode(message, options.get("serializer") or own.serializer, compression)
+        return self.app.payloads.writer(options.get("serializer") or own.serializer, compression)
 
     # While it runs
 

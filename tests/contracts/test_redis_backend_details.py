@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -15,6 +16,9 @@ from dray_backends import redis as redis_backend
 from dray_backends.redis import RedisBackend
 from tests.contracts.redis_places import LONG, open_backend, url_of
 from tests.servers.redis import RedisServer, ask
+
+#: The commands that `store` sends or its script runs.
+STORING = ("evalsha", "eval", "set", "getrange", "publish")
 
 
 @pytest.fixture
@@ -46,6 +50,12 @@ def record(id: str, *, final: bool = True, rank: int = 0) -> Record:
 
 def prefix_of(backend: RedisBackend) -> str:
     return backend.url.options["prefix"]
+
+
+def commands(server: RedisServer) -> Counter[str]:
+    """Return how often each command has been run that storing is made of."""
+    told = ask(server.port, "INFO", "commandstats")
+    return Counter({name: told.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in STORING})
 
 
 def channels_of(backend: RedisBackend, server: RedisServer) -> list[str]:
@@ -88,6 +98,29 @@ def test_a_record_that_was_refused_is_no_news(backend: RedisBackend) -> None:
         assert not news._rung.is_set()
         backend.store([record("a", rank=3)], LONG)
         wait_until(news._rung.is_set)
+
+
+def test_a_batch_is_one_call_and_nothing_is_read_of_what_is_new(
+    backend: RedisBackend, redis_server: RedisServer
+) -> None:
+    before = commands(redis_server)
+    backend.store([record(f"r{n}") for n in range(500)], LONG)
+    assert commands(redis_server) - before == {"evalsha": 1, "set": 500, "publish": 500}
+    before = commands(redis_server)
+    backend.store([record("r1"), record("r2", final=False), record("new", final=False)], None)
+    assert commands(redis_server) - before == {"evalsha": 1, "set": 4, "publish": 1, "getrange": 2}
+
+
+def test_a_batch_is_cut_where_it_would_keep_the_server_too_long(
+    backend: RedisBackend, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_backend, "STEP", 30)
+    monkeypatch.setattr(redis_backend, "STEP_BYTES", 100)  # twenty bodies of five bytes
+    many = {f"r{n}": record(f"r{n}") for n in range(50)}
+    before = commands(redis_server)
+    backend.store(list(many.values()), LONG)
+    assert (commands(redis_server) - before)["evalsha"] == 3  # 20 and 10, and the last 20
+    assert backend.fetch(list(many)) == many
 
 
 def test_threads_that_wait_share_one_connection(redis_server: RedisServer) -> None:

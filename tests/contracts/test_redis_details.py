@@ -224,9 +224,9 @@ def test_what_somebody_deletes_by_hand_holds_up_nothing_else(broker: RedisBroker
     consumer = broker.consumer(["q"], LONG)
     broker.publish([envelope("a"), envelope("b", delay=0.05)])
     lent = consumer.receive(1, HANGS)
-    ask(redis_server.port, "DEL", f"{broker._queues.base('q')}:held")
+    ask(redis_server.port, "DEL", f"{broker._queues.base('q')}:held", f"{broker._queues.base('q')}:loans")
     broker.publish([envelope("c")])
-    assert list(consumer.requeue(lent)) in ([], lent)
+    assert list(consumer.requeue(lent)) == lent
     taken = [*consumer.receive(5, HANGS), *consumer.receive(5, 0.2)]
     assert ids(taken) == ["c"]
     # And it may be sent again.
@@ -239,6 +239,213 @@ def test_keys_of_somebody_else_are_left_alone(broker: RedisBroker, redis_server:
     with pytest.raises(PublishError, match="keys of that name that are not ours"):
         broker.publish([envelope("a")])
     assert ask(redis_server.port, "GET", f"{broker._queues.base('q')}:ids") == b"not ours"
+
+
+# Loans, which are one for each fetch.
+
+LEASE = 0.2
+
+
+def lent_of(broker: RedisBroker, consumer: Consumer, many: int) -> list[Delivery]:
+    """Publish `many` messages and borrow them in one fetch."""
+    broker.publish([envelope(f"m{n:04}") for n in range(many)])
+    lent = list(consumer.receive(many, HANGS))
+    assert ids(lent) == [f"m{n:04}" for n in range(many)]
+    return lent
+
+
+def states(broker: RedisBroker) -> tuple[int, int]:
+    """Return how many are ready, and how many are lent."""
+    sizes = broker.sizes(["q"])["q"]
+    return sizes["ready"], sizes["leased"]
+
+
+def loans_of(broker: RedisBroker, server: RedisServer) -> tuple[int, int]:
+    """Return how many loans the server keeps, and for how many it knows when they end."""
+    base = broker._queues.base("q")
+    with admin(server) as client:
+        return client.hlen(f"{base}:loans") // 2, client.zcard(f"{base}:leased")
+
+
+@pytest.mark.parametrize("many", [1, 31, 32, 33, 64, 1000])
+def test_a_loan_is_settled_in_any_parts_and_gone_with_the_last(
+    broker: RedisBroker, redis_server: RedisServer, many: int
+) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    lent = lent_of(broker, consumer, many)
+    assert (states(broker), loans_of(broker, redis_server)) == ((0, many), (1, 1))
+    parts = [lent[start::7] for start in range(7)]
+    left = many
+    for part in parts:
+        assert list(consumer.ack(part)) == []
+        left -= len(part)
+        assert states(broker) == (0, left)
+    assert loans_of(broker, redis_server) == (0, 0)
+    assert consumer._lent == {"q": {}}
+    assert broker.find(ids(lent)) == {}
+
+
+def test_parts_of_several_loans_are_settled_in_one_call(broker: RedisBroker, redis_server: RedisServer) -> None:
+    consumer = broker.consumer(["q", "other"], LONG)
+    broker.publish([envelope(f"{queue}{n}", queue) for n in range(40) for queue in ("q", "other")])
+    lent = [each for _ in range(4) for each in consumer.receive(20, HANGS)]
+    assert len(lent) == 80
+    assert list(consumer.ack(lent[::2])) == []
+    assert ids(consumer.ack(lent)) == ids(lent[::2])
+    assert loans_of(broker, redis_server) == (0, 0)
+    assert broker.find(ids(lent)) == {}
+
+
+def test_an_ack_says_who_was_acked_before_and_acks_the_others(broker: RedisBroker) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    lent = lent_of(broker, consumer, 40)
+    assert list(consumer.ack(lent[5:35])) == []
+    assert ids(consumer.ack(lent)) == ids(lent[5:35])
+    assert (states(broker), broker.find(ids(lent))) == ((0, 0), {})
+
+
+def test_a_late_ack_leaves_alone_what_has_been_sent_again_since(broker: RedisBroker) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    lent = lent_of(broker, consumer, 3)
+    consumer.ack(lent[:1])
+    broker.publish([envelope(lent[0].id)])
+    assert ids(consumer.ack(lent)) == [lent[0].id]
+    assert broker.find(ids(lent)) == {lent[0].id: "ready"}
+
+
+def test_of_a_loan_that_ends_comes_back_what_was_not_settled(broker: RedisBroker, redis_server: RedisServer) -> None:
+    late, holder = broker.consumer(["q"], LEASE), broker.consumer(["q"], LONG)
+    lent = lent_of(broker, late, 40)
+    late.ack(lent[::2])
+    late.requeue(lent[1:2], LONG)
+    taken: list[Delivery] = []
+    wait_until(lambda: taken.extend(holder.receive(100, 0.1)) or len(taken) == 19)
+    assert ids(taken) == ids(lent[3::2])
+    assert {each.delivery_count for each in taken} == {2}
+    assert loans_of(broker, redis_server) == (1, 1)
+    assert ids(late.ack(lent)) == ids(lent)
+    assert ids(late.release(lent)) == ids(lent)
+    assert states(broker) == (0, 19)
+    assert list(holder.ack(taken)) == []
+    assert loans_of(broker, redis_server) == (0, 0)
+
+
+def test_of_a_loan_only_those_that_are_renewed_go_on(broker: RedisBroker, redis_server: RedisServer) -> None:
+    late, holder = broker.consumer(["q"], LEASE), broker.consumer(["q"], LONG)
+    lent = lent_of(broker, late, 40)
+    late.ack(lent[:10])
+    assert ids(late.extend(lent[5:20], LONG)) == ids(lent[5:10])
+    # One by one too; and what is renewed again ends later, or sooner.
+    assert [list(late.extend([each], LONG)) for each in lent[20:30]] == [[]] * 10
+    assert list(late.extend(lent[10:12], LEASE)) == []
+    taken: list[Delivery] = []
+    wait_until(lambda: taken.extend(holder.receive(100, 0.1)) or len(taken) == 12)
+    assert sorted(ids(taken)) == ids(lent[10:12] + lent[30:])
+    assert ids(late.extend(lent[10:], LONG)) == ids(lent[10:12] + lent[30:])
+    assert states(broker) == (0, 30)
+    assert sorted(ids(late.ack(lent[10:]))) == ids(lent[10:12] + lent[30:])
+    assert loans_of(broker, redis_server) == (1, 1)
+
+
+def test_renewing_all_that_is_left_leaves_nothing_of_the_old_time(
+    broker: RedisBroker, redis_server: RedisServer
+) -> None:
+    consumer = broker.consumer(["q"], LEASE)
+    lent = lent_of(broker, consumer, 1000)
+    consumer.ack(lent[::3])
+    for _ in range(3):
+        assert list(consumer.extend([each for n, each in enumerate(lent) if n % 3], LONG)) == []
+    base = broker._queues.base("q")
+    with admin(redis_server) as client:
+        terms = client.hget(f"{base}:loans", lent[0].receipt[0] + b"t")
+        ((_, ends),) = client.zrange(f"{base}:leased", 0, -1, withscores=True)
+        now = client.time()[0]
+    # When, the length of the mask, and a mask of whole words: one group.
+    assert len(terms) == 8 + 2 + 128
+    assert ends - now > LONG / 2
+
+
+@pytest.mark.parametrize("verb", ["release", "close"])
+def test_a_large_batch_goes_back_to_its_old_place_in_order(broker: RedisBroker, verb: str) -> None:
+    consumer, leaving = broker.consumer(["q"], LONG), broker.consumer(["q"], LONG)
+    broker.publish([envelope(f"m{n:04}") for n in range(1200)])
+    first, second = list(leaving.receive(700, HANGS)), list(leaving.receive(300, HANGS))
+    assert list(leaving.ack(first[::2])) == []
+    if verb == "close":
+        leaving.close()
+    else:
+        assert list(leaving.release([*reversed(second), *first[1::2]])) == []
+    expected = [*ids(first[1::2]), *ids(second), *(f"m{n:04}" for n in range(1000, 1200))]
+    assert [each.id for each in broker.peek("q", 2000)] == expected
+    # What is given back twice keeps the place of the first time, also beside what is lent for the first time.
+    again = list(consumer.receive(660, HANGS))
+    assert ids(again) == expected[:660]
+    assert {each.delivery_count for each in again[:650]} == {1 if verb == "release" else 2}
+    assert list(consumer.release(again[::-1])) == []
+    assert [each.id for each in broker.peek("q", 2000)] == expected
+
+
+def test_a_later_attempt_is_told_from_an_earlier_one_in_a_loan(broker: RedisBroker) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    broker.publish([envelope("a", attempt=n) for n in (0, 1, 2, 2)])
+    lent = list(consumer.receive(10, HANGS))
+    assert [each.attempt for each in lent] == [0, 1, 2]
+    consumer.ack(lent[::2])
+    assert broker.find(["a"]) == {"a": "leased"}
+    assert [each.attempt for each in broker.peek("q", 10)] == [1]
+    assert ids(consumer.ack(lent)) == ["a", "a"]
+    assert broker.find(["a"]) == {}
+
+
+def test_ids_of_every_length_are_found_among_what_is_lent(broker: RedisBroker) -> None:
+    uuids = [f"01a1fc7d-96d2-7dad-8ab1-be8f45{n:06x}" for n in range(50)]
+    names = [*uuids, *("x" * length for length in (1, 13, 14, 16, 17, 18, 128))]
+    broker.publish([envelope(id, attempt=n % 2, body=b"") for n, id in enumerate(names)])
+    consumer = broker.consumer(["q"], LONG)
+    lent = [*consumer.receive(20, HANGS), *consumer.receive(100, HANGS)]
+    broker.publish([envelope(f"01a1fc7d-96d2-7dad-8ab1-be8f45ffff{n:02x}") for n in range(100)])
+    assert [broker.find([id]) for id in names] == [{id: "leased"} for id in names]
+    assert broker.find([*uuids, "01a1fc7d-96d2-7dad-8ab1-be8f45ffff00"]) == {
+        **dict.fromkeys(uuids, "leased"),
+        "01a1fc7d-96d2-7dad-8ab1-be8f45ffff00": "ready",
+    }
+    waiting = [each.id for each in broker.peek("q", 100)]
+    assert broker.find([*names, *waiting]) == {**dict.fromkeys(names, "leased"), **dict.fromkeys(waiting, "ready")}
+    consumer.ack(lent[:30])
+    assert broker.find(names[29:31]) == {names[30]: "leased"}
+
+
+def test_what_is_lent_is_marked_as_cancelled_by_its_number(broker: RedisBroker) -> None:
+    consumer = broker.consumer(["other", "q"], LONG)
+    broker.publish([envelope("x", "other"), *(envelope(f"{n}") for n in range(40))])
+    broker.cancel(["x", "7", "39"], LONG)
+    lent = consumer.receive(100, HANGS)
+    assert [each.id for each in lent if each.cancelled] == ["x", "7", "39"]
+
+
+def test_peek_shows_what_is_lent_and_what_is_not_settled_of_it(broker: RedisBroker) -> None:
+    consumer = broker.consumer(["q"], LONG)
+    lent = lent_of(broker, consumer, 40)
+    consumer.ack(lent[:30])
+    consumer.extend(lent[35:], 2 * LONG)
+    broker.publish([envelope("waiting")])
+    seen = broker.peek("q", 9)
+    assert [(each.id, each.state) for each in seen] == [
+        ("waiting", "ready"),
+        *((each.id, "leased") for each in lent[30:38]),
+    ]
+
+
+def test_bodies_of_every_length_come_back_whole(broker: RedisBroker) -> None:
+    bodies = [
+        bytes([n % 256]) * length for n, length in enumerate([0, 1, 5, 13, 14, 237, 238, 239, 65535, 65536, 10**6])
+    ]
+    broker.publish([envelope(f"{n}", body=body) for n, body in enumerate(bodies)])
+    consumer = broker.consumer(["q"], LONG)
+    lent = list(consumer.receive(100, HANGS))
+    assert [each.body for each in lent] == bodies
+    assert list(consumer.release(lent)) == []
+    assert [each.body for each in consumer.receive(100, HANGS)] == bodies
 
 
 # A server without room.
@@ -267,7 +474,10 @@ def test_a_full_server_can_be_emptied(full: RedisBroker) -> None:
     consumer = full.consumer(["q"], LONG)
     taken = consumer.receive(10, HANGS)
     assert len(taken) == 10
+    for _ in range(2):
+        assert full.find(ids(taken[:5])) == dict.fromkeys(ids(taken[:5]), "leased")
     assert list(consumer.extend(taken, LONG)) == []
+    assert list(consumer.extend(taken[:5], LONG)) == []
     assert list(consumer.bury(taken[:2], "for the test")) == []
     assert list(consumer.requeue(taken[2:4], 0.05)) == []
     assert list(consumer.requeue(taken[4:6])) == []

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from dray import Dray, Envelope, Url, UrlError
 from dray_backends.redis import RedisBackend
 from dray_brokers.redis import RedisBroker
 from dray_brokers.redis_connection import RedisPlace
-from dray_brokers.redis_records import envelope_to_bytes, framed, id_from_bytes, id_to_bytes, quoted, unframed
+from dray_brokers.redis_records import (
+    framed,
+    id_from_bytes,
+    id_to_bytes,
+    mask_from_bytes,
+    mask_of,
+    mask_to_bytes,
+    quoted,
+    to_publish,
+    unpacked,
+)
 
 SCHEMES = ["redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "valkey", "valkeys", "valkey+cluster"]
 
@@ -149,13 +162,32 @@ def test_no_two_ids_are_stored_alike() -> None:
 
 
 def test_a_frame_carries_any_bytes() -> None:
-    parts = [b"", b"\x00", b"abc", bytes(range(256))]
-    assert list(unframed(framed(parts))) == parts
+    assert framed([b"", b"\x00", b"abc"]) == struct.pack(">4I", 3, 0, 1, 3) + b"\x00abc"
+    assert framed([]) == struct.pack(">I", 0)
 
 
-def test_a_message_costs_its_body_its_id_and_thirty_bytes_on_the_way() -> None:
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
+def test_what_a_script_packs_is_unpacked(count: int) -> None:
+    parts = [f"text {n}" for n in range(count)]
+    assert unpacked(msgspec.msgpack.encode(parts)) == [part.encode() for part in parts]
+
+
+def test_texts_of_every_length_are_unpacked() -> None:
+    parts = ["x" * length for length in (0, 1, 31, 32, 255, 256, 65535, 65536, 70_000)]
+    assert unpacked(msgspec.msgpack.encode(parts)) == [part.encode() for part in parts]
+
+
+@pytest.mark.parametrize("numbers", [[0], [31], [32], [5, 0, 999], range(1000)])
+def test_a_mask_is_whole_words_of_the_bits_it_is_made_of(numbers: Sequence[int]) -> None:
+    written = mask_to_bytes(mask_of(numbers))
+    assert len(written) == 4 * (max(numbers) // 32 + 1)
+    mask = mask_from_bytes(written)
+    assert [n for n in range(8 * len(written)) if mask >> n & 1] == sorted(numbers)
+
+
+def test_a_message_costs_its_body_its_id_twice_and_thirty_bytes_on_the_way() -> None:
     envelope = Envelope(id="01a1fc7d-96d2-7dad-8ab1-be8f45223677", queue="q", body=b"x" * 100)
-    assert len(envelope_to_bytes(envelope)) <= 100 + 17 + 30
+    assert sum(map(len, to_publish([envelope]))) <= 100 + 2 * 17 + 30
 
 
 @pytest.mark.parametrize("queue", ["}", "{", "{}", "a}b{c", "%7B", ""])

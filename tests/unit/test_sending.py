@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -68,6 +69,29 @@ def test_ids_sort_by_the_time_they_were_made(task: Any, dray_clock: ManualClock)
     second = task.delay(1)
     assert first.id < second.id
     assert uuid.UUID(first.id).version == 7
+
+
+def test_each_sending_has_its_own_instant(task: Any, dray_clock: ManualClock, dray_enqueued: Enqueued) -> None:
+    task.delay(1)
+    dray_clock.advance(5)
+    task.delay(2)
+    dray_clock.advance(5)
+    task.delay_many([(3,), (4,)])
+    task.apply_async((5,), countdown=60)
+    sent = {message.args[0]: message for message in dray_enqueued.all()}
+    assert [sent[n].created - START.timestamp() for n in (1, 2, 3, 4, 5)] == [0, 5, 10, 10, 10]
+    assert sent[5].eta == sent[5].created + 60
+
+
+def test_each_sending_says_who_sends_now(
+    dray_app: Dray, task: Any, dray_enqueued: Enqueued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task.delay(1)
+    # As in a forked child.
+    monkeypatch.setattr(dray_app.connections, "origin", "7@elsewhere")
+    task.delay(2)
+    first, second = (message.origin for message in dray_enqueued.all())
+    assert first.startswith(f"{os.getpid()}@") and second == "7@elsewhere"
 
 
 def test_a_task_can_be_sent_by_name_with_its_own_options(dray_app: Dray, dray_enqueued: Enqueued) -> None:

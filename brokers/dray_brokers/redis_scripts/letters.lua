@@ -2,7 +2,7 @@
 -- KEYS: base of the queue [, its bell].
 -- ARGV: show, replay or discard; most letters; number after which to begin [; ids, framed: only theirs].
 -- Returns the number of the last letter looked at (0: there is none left), how many were moved, and when shown, they,
--- framed.
+-- packed.
 
 local queue, verb, most, after = queue_of(KEYS[1]), ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
@@ -52,11 +52,12 @@ for _, number in ipairs(numbers) do
     -- One whose name has been published again meanwhile stays dead: it must not run twice.
     elseif redis.call('SISMEMBER', queue.ids, name_of(record)) == 0 then
       remove(last, id_of(record))
-      remember(queue, { name_of(record) })
+      remember_names(queue, { name_of(record) })
+      remember_tries(queue, { name_of(record) })
       line_up(queue, { delivered(record, 0) })
       moved = moved + 1
     end
   end
 end
 if verb == 'replay' then ring(KEYS[2], moved) end
-return { last, moved, framed(shown) }
+return { last, moved, cmsgpack.pack(shown) }

@@ -1,38 +1,48 @@
 -- Stores messages, except those whose name is stored already.
--- KEYS: base of the queue [, its bell]. ARGV: the messages, each: length of the rest (4 bytes), delay in seconds
--- (double), and the record from its deliveries on. Returns how many workers are worth waking.
+-- KEYS: base of the queue [, its bell]. ARGV: the names, framed, the records without the time, framed, and the delays
+-- in seconds (doubles), or nothing when there are none. Returns how many workers are worth waking.
 
 local queue, now = queue_of(KEYS[1]), clock()
-local published = struct.pack('>d', now)
-local names, records, delays = {}, {}, {}
-local at, batch = 1, ARGV[1]
-while at <= #batch do
-  local size, delay, _, attempt, _, id = struct.unpack('>I4dI2I4BI2c0', batch, at)
-  names[#names + 1] = attempt == 0 and id or later_name(attempt, id)
-  records[#records + 1] = published .. batch:sub(at + 12, at + 3 + size)
-  delays[#delays + 1] = delay
-  at = at + 4 + size
-end
+local names, tails, delays = unframed(ARGV[1]), unframed(ARGV[2]), ARGV[3]
 
-local new, ready, held, times, soon = {}, {}, {}, {}, 0
-local stored, seen = ask('SMISMEMBER', queue.ids, names), {}
-for n, name in ipairs(names) do
-  if stored[n] == 0 and not seen[name] then
-    seen[name] = true
-    new[#new + 1] = name
-    if delays[n] > 0 then
-      held[#held + 1], held[#held + 2] = name, records[n]
-      times[#times + 1], times[#times + 2] = now + delays[n], name
-      -- Who listens looks once a second anyway; for what comes due before that, someone has to know of it.
-      if delays[n] < 1 then soon = 1 end
-    else
-      ready[#ready + 1] = records[n]
+local stored, new, numbers, count = ask('SMISMEMBER', queue.ids, names), {}, {}, 0
+for n = 1, #names do
+  if stored[n] == 0 then
+    count = count + 1
+    new[count], numbers[count] = names[n], n
+  end
+end
+if count == 0 then return 0 end
+
+-- When some come twice in this batch, the first of them counts.
+if remember_names(queue, new) < count then
+  local seen, all = {}, numbers
+  new, numbers = {}, {}
+  for _, n in ipairs(all) do
+    local name = names[n]
+    if not seen[name] then
+      seen[name] = true
+      new[#new + 1], numbers[#numbers + 1] = name, n
     end
   end
 end
-if #new == 0 then return 0 end
+remember_tries(queue, new)
 
-remember(queue, new)
+local published = struct.pack('>d', now)
+local ready, held, times, soon = {}, {}, {}, 0
+for i = 1, #numbers do
+  local n = numbers[i]
+  local record, delay = published .. tails[n], delays ~= '' and struct.unpack('>d', delays, 8 * n - 7) or 0
+  if delay > 0 then
+    held[#held + 1], held[#held + 2] = names[n], record
+    times[#times + 1], times[#times + 2] = now + delay, names[n]
+    -- Who listens looks once a second anyway; for what comes due before that, someone has to know of it.
+    if delay < 1 then soon = 1 end
+  else
+    ready[#ready + 1] = record
+  end
+end
+
 line_up(queue, ready)
 call('HSET', queue.held, held)
 call('ZADD', queue.delayed, times)

@@ -2,44 +2,36 @@
 -- KEYS: the bases of n queues [, their n bells, the marks of the cancelled ones].
 -- ARGV: n, most messages, seconds of the loan, token (8 bytes).
 -- Returns how long nothing will change by itself (ms; -1: for ever; 0 when something was lent), the numbers of the lent
--- messages that are cancelled, and for each queue framed: place and record.
+-- messages that are cancelled, and for each queue what was lent of it, packed as it is kept, or nothing.
 
 local n, limit, lease, token = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local marks = KEYS[2 * n + 1]
 if marks and redis.call('EXISTS', marks) == 0 then marks = nil end
 local now = clock()
-local ends = string.format('%.6f', now + lease) -- as text: a number would be written out anew for each message
--- A place is the time of the loan and its number in this call.
-local time, number, weight = struct.pack('>d', math.floor(now * 1e6)), 0, 0
-local ids = {}
-
-local function lend(record, place, batch)
-  number = number + 1
-  weight = weight + #record
-  place = place or time .. struct.pack('>I2', number)
-  local attempt, _, id = struct.unpack('>I4BI2c0', record, 11)
-  local name = attempt == 0 and id or later_name(attempt, id)
-  if marks then ids[number] = id end
-  local at = 2 * #batch.frames / 3
-  batch.held[at + 1], batch.held[at + 2] = name, record
-  batch.times[at + 1], batch.times[at + 2] = ends, token .. place .. name
-  at = #batch.frames
-  batch.frames[at + 1], batch.frames[at + 2], batch.frames[at + 3] = struct.pack('>I4', 10 + #record), place, record
-end
+local time = struct.pack('>d', math.floor(now * 1e6))
+local number, weight, ids = 0, 0, {}
 
 -- Takes from the head of a line; in small steps until it is known how heavy its records are.
-local function take_from(line, batch)
-  local step = 4
+local function take_from(line, loan)
+  local step, last = 4, #loan
   while number < limit and weight < HEAVY do
-    local popped = redis.call('LPOP', line, math.min(step, limit - number))
+    local wanted = math.min(step, limit - number)
+    local popped = redis.call('LPOP', line, wanted)
     if not popped then return end
-    for _, record in ipairs(popped) do lend(record, nil, batch) end
+    -- All that is done for each single message: it has to be cheap.
+    for i = 1, #popped do
+      local record = popped[i]
+      loan[last + i] = record
+      weight = weight + #record
+    end
+    number, last = number + #popped, last + #popped
+    if #popped < wanted then return end
     step = math.max(1, math.floor(HEAVY / (weight / number + 1)))
   end
 end
 
 local function take(queue)
-  local batch = { held = {}, times = {}, frames = {} }
+  local loan, places = { time }, {}
   local back, used, at, read, more = {}, {}, 1, 0, true
   local function next_back()
     if at > #back and more then
@@ -48,20 +40,37 @@ local function take(queue)
     end
     return back[at]
   end
+  local lines = {}
+  for priority = 9, 1, -1 do lines[10 - priority] = queue.ready .. priority end
+  local urgent = redis.call('EXISTS', unpack(lines)) > 0
   for priority = 9, 0, -1 do
     while number < limit and weight < HEAVY do
       local member = next_back()
       if not member or member:byte(1) ~= 57 - priority then break end
-      at = at + 1
+      at, number, weight = at + 1, number + 1, weight + #member
       used[#used + 1] = member
-      lend(member:sub(12), member:sub(2, 11), batch)
+      places[#places + 1] = struct.pack('>I2', #loan - 1) .. member:sub(2, 11)
+      loan[#loan + 1] = member:sub(12)
     end
-    take_from(queue.ready .. priority, batch)
+    if urgent or priority == 0 then take_from(queue.ready .. priority, loan) end
   end
   call('ZREM', queue.back, used)
-  call('HSET', queue.held, batch.held)
-  call('ZADD', queue.leased, batch.times)
-  return table.concat(batch.frames)
+  if used[1] then loan[1] = time .. table.concat(places) end
+  return loan
+end
+
+local function lend(queue, loan)
+  local count, words = #loan - 1, {}
+  if marks then
+    for n = 2, #loan do ids[#ids + 1] = id_of(loan[n]) end
+  end
+  for first = 0, count - 1, 32 do
+    words[#words + 1] = count - first >= 32 and -1 or bit.rshift(-1, 32 - count + first)
+  end
+  local packed, ends = cmsgpack.pack(loan), now + lease
+  redis.call('HSET', queue.loans, token, packed, token .. 't', (written({ { ends = ends, words = words } })))
+  redis.call('ZADD', queue.leased, ends, token)
+  return packed
 end
 
 local function next_change(queue)
@@ -73,16 +82,16 @@ local function next_change(queue)
   return soonest
 end
 
-local lent, soonest = {}, nil
+local loans, soonest = {}, nil
 for index = 1, n do
   local queue, bell = queue_of(KEYS[index]), KEYS[n + index]
+  loans[index] = ''
   if number < limit and weight < HEAVY then
     ring(bell, catch_up(queue, now))
-    lent[index] = take(queue)
+    local loan = take(queue)
+    if #loan > 1 then loans[index] = lend(queue, loan) end
     -- The queue is empty: all rings until now were for what somebody has taken.
     if bell and number < limit and weight < HEAVY then redis.call('DEL', bell) end
-  else
-    lent[index] = ''
   end
   if number == 0 then
     local change = next_change(queue)
@@ -97,4 +106,4 @@ if marks then
   end
 end
 local quiet = number > 0 and 0 or soonest and math.max(0, math.ceil((soonest - now) * 1000)) or -1
-return { quiet, cancelled, unpack(lent) }
+return { quiet, cancelled, unpack(loans) }

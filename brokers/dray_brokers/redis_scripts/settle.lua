@@ -1,44 +1,34 @@
--- Ends loans, or renews them.
--- KEYS: base of the queue [, its bell]. ARGV: what to do, the receipts framed, and
+-- Ends loans of messages, or renews them.
+-- KEYS: base of the queue [, its bell]. ARGV: what to do, a detail, and for each loan: its token, the mask of the
+-- messages, and for ack their names, framed. What to do, and the detail:
 --   ack
 --   requeue   seconds of delay        behind all others, charged
 --   release                           in the old place, not charged
 --   return                            in the old place, charged
 --   bury      reason
 --   extend    seconds from now
--- Returns the numbers of the receipts whose loan was over, and how many workers are worth waking.
+-- Returns how many workers are worth waking, and for each loan the mask of those whose loan was over.
 
-local queue, verb, detail = queue_of(KEYS[1]), ARGV[1], ARGV[3]
-local receipts, names, lost = {}, {}, {}
-for n, receipt in ipairs(unframed(ARGV[2])) do
-  -- One by one, which tells at once whose loan was over.
-  if redis.call('ZREM', queue.leased, receipt) == 1 then
-    receipts[#receipts + 1], names[#names + 1] = receipt, name_in(receipt)
-  else
-    lost[#lost + 1] = n
+local queue, verb, detail = queue_of(KEYS[1]), ARGV[1], ARGV[2]
+
+-- Clears the bits of a mask in all terms. Returns those that were set, those that were not, and how it was.
+local function clear(terms, asked)
+  local got, gone, some, all = {}, {}, false, true
+  for k, wanted in ipairs(asked) do
+    local left = wanted
+    for _, term in ipairs(terms) do
+      local word = term.words[k] or 0
+      local common = bit.band(left, word)
+      term.words[k] = bit.bxor(word, common)
+      left = bit.bxor(left, common)
+    end
+    got[k], gone[k] = bit.bxor(wanted, left), left
+    some, all = some or got[k] ~= 0, all and left == 0
   end
-end
-if #names == 0 then return { lost, 0 } end
-
-if verb == 'extend' then
-  local ends, times = clock() + tonumber(detail), {}
-  for _, receipt in ipairs(receipts) do
-    times[#times + 1], times[#times + 2] = ends, receipt
-  end
-  call('ZADD', queue.leased, times)
-  return { lost, 0 }
+  return got, gone, some, all
 end
 
-local records = verb ~= 'ack' and held_by(queue, names) or {}
-call('HDEL', queue.held, names)
-
-if verb == 'ack' then
-  forget(queue, names)
-  return { lost, 0 }
-end
-
-if verb == 'bury' then
-  forget(queue, names)
+local function bury(records)
   local last = redis.call('ZREVRANGE', queue.dead, 0, 0)[1]
   local number, head = tonumber(last or 0), struct.pack('>dI4', clock(), #detail) .. detail
   for _, record in ipairs(records) do
@@ -48,35 +38,71 @@ if verb == 'bury' then
     redis.call('HSET', queue.letters, number, head .. charged(record))
     redis.call('HSET', queue.graves, id, (redis.call('HGET', queue.graves, id) or '') .. number .. ' ')
   end
-  return { lost, 0 }
 end
 
-if verb == 'requeue' then
-  for n, record in ipairs(records) do records[n] = charged(record) end
-  local delay = tonumber(detail)
-  if delay > 0 then
-    local due, held, times = clock() + delay, {}, {}
-    for _, record in ipairs(records) do
-      local name = name_of(record)
-      held[#held + 1], held[#held + 2] = name, record
-      times[#times + 1], times[#times + 2] = due, name
-    end
-    call('HSET', queue.held, held)
-    call('ZADD', queue.delayed, times)
-    -- As in publish: whoever listens looks once a second anyway.
-    local soon = delay < 1 and 1 or 0
-    ring(KEYS[2], soon)
-    return { lost, soon }
-  end
-  line_up(queue, records)
-else
-  local places = {}
-  for n, receipt in ipairs(receipts) do places[names[n]] = receipt:sub(9, 18) end
+local function delay(records)
+  local due, held, times = clock() + tonumber(detail), {}, {}
   for _, record in ipairs(records) do
-    local place = places[name_of(record)]
+    local name = name_of(record)
+    held[#held + 1], held[#held + 2] = name, charged(record)
+    times[#times + 1], times[#times + 2] = due, name
+  end
+  call('HSET', queue.held, held)
+  call('ZADD', queue.delayed, times)
+  -- As in publish: whoever listens looks once a second anyway.
+  return tonumber(detail) < 1 and 1 or 0
+end
+
+local function send_to_the_end(records)
+  for n, record in ipairs(records) do records[n] = charged(record) end
+  line_up(queue, records)
+  return #records
+end
+
+local function put_back(records, places)
+  local members = {}
+  for n, record in ipairs(records) do
     if verb == 'return' then record = charged(record) end
-    redis.call('ZADD', queue.back, 0, string.char(57 - priority_of(record)) .. place .. record)
+    members[#members + 1], members[#members + 2] = 0, string.char(57 - priority_of(record)) .. places[n] .. record
+  end
+  call('ZADD', queue.back, members)
+  return #records
+end
+
+local lost, records, places = {}, {}, {}
+-- Rounded up, so that who renews one by one does not make a group of each.
+local ends = verb == 'extend' and math.ceil((clock() + tonumber(detail)) * 50) / 50
+for at = 3, #ARGV, 3 do
+  local token = ARGV[at]
+  local terms = terms_of(queue, token)
+  local got, gone, some, all = clear(terms, words_of(ARGV[at + 1]))
+  lost[#lost + 1] = all and '' or mask_of(gone)
+  if some then
+    if verb == 'extend' then
+      terms[#terms + 1] = { ends = ends, words = got }
+    elseif verb == 'ack' and all then
+      forget(queue, unframed(ARGV[at + 2]))
+    else
+      local its_records, numbers, head = lent(queue, token, got)
+      local its_places = places_of(head, numbers)
+      for n, record in ipairs(its_records) do
+        records[#records + 1], places[#places + 1] = record, its_places[n]
+      end
+    end
+    keep(queue, token, terms)
   end
 end
-ring(KEYS[2], #records)
-return { lost, #records }
+
+local wakes = 0
+if #records > 0 then
+  if verb == 'ack' or verb == 'bury' then forget(queue, names_of(records)) end
+  if verb == 'bury' then
+    bury(records)
+  elseif verb == 'requeue' then
+    wakes = (tonumber(detail) > 0 and delay or send_to_the_end)(records)
+  elseif verb ~= 'ack' then
+    wakes = put_back(records, places)
+  end
+  ring(KEYS[2], wakes)
+end
+return { wakes, lost }

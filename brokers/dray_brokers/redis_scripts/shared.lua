@@ -1,22 +1,32 @@
--- What the scripts of the queues share. Every script is this file and one other, so all of them see the same state:
+-- What the scripts of the queues share. Every script begins with this file, so all of them see the same state:
 --
 -- A queue has a base such as `dray:{emails}`. All of its keys begin with it, so a cluster keeps them on one node:
 --   :ready:9 to :ready:0   lists of records by priority, the next one first
 --   :back      sorted set, all scores 0, of records that were given back and come before all lists of their priority;
 --              a member is the digit 9 - priority, the place and the record
---   :held      hash of records by name: what is delayed or lent
+--   :held      hash of records by name: what is delayed
 --   :delayed   sorted set of names by when they come due
---   :leased    sorted set of receipts by when the loan ends; a receipt is the token, the place and the name
+--   :loans     hash with the fields of each loan: by its token what it lends, by its token and "t" the terms, and, when
+--              somebody has looked for an id, by its token and "p" the prints
+--   :leased    sorted set of tokens by when the first of what the loan still holds comes back
 --   :ids       set of the names of all of these
 --   :tries     hash by id: the attempts above 0 among them, 4 bytes each
 --   :dead      sorted set of the numbers of the letters
 --   :letters   hash of letters by number: when buried (double), length of the reason (4 bytes), reason, record
 --   :graves    hash by id: the numbers of its letters, separated by blanks
--- A message is always in one of ready, back, held and letters, and changes over within one script.
+-- A message is always in one of ready, back, held, letters and the terms of one loan, and changes over within one script.
 --
 -- A record is, big-endian: published (double), deliveries (2), attempt (4), priority (1), length of the id (2), id, body.
--- A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id. A token (8 bytes) is drawn by
--- the consumer for each fetch; a place (10 bytes) orders what is given back as it was taken.
+-- A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id.
+--
+-- A loan is what one fetch takes from one queue; its token (8 bytes) is drawn by the consumer. Nothing is written for a
+-- single message of it. What it lends never changes: an array of MessagePack, which Lua writes in one go, of a head and
+-- the records, numbered from 0. A place orders what is given back as it was taken: time of the loan (double), number in
+-- it (2). The head is the time and, for each record that has been given back before, its number (2) and that place (10).
+-- The prints are bytes 31 to 34 of each record, where an id that is a UUID ends: who looks for one looks there first.
+-- The terms say what the loan still holds, in groups that come back together: when (double), length of the mask (2),
+-- mask. A mask has the bit n set for the message n, in words of 4 bytes, little-endian. Who settles a message clears its
+-- bit; a bit that is not set is a loan that is over. A loan that holds nothing is deleted.
 --
 -- When Redis is full it refuses the first command that needs room, unless the script has already written something.
 -- So whatever drains a queue removes first and adds afterwards; publish adds first, and is refused as a whole.
@@ -31,7 +41,7 @@ local ARGUMENTS = 4000
 local function queue_of(base)
   return {
     ready = base .. ':ready:', back = base .. ':back', held = base .. ':held', delayed = base .. ':delayed',
-    leased = base .. ':leased', ids = base .. ':ids', tries = base .. ':tries',
+    loans = base .. ':loans', leased = base .. ':leased', ids = base .. ':ids', tries = base .. ':tries',
     dead = base .. ':dead', letters = base .. ':letters', graves = base .. ':graves',
   }
 end
@@ -64,21 +74,19 @@ local function ask(command, key, arguments)
   return answers
 end
 
--- Bytes that carry texts, each behind its length, and the texts they carry.
-local function framed(texts)
-  local frames = {}
-  for _, text in ipairs(texts) do
-    frames[#frames + 1] = struct.pack('>I4', #text)
-    frames[#frames + 1] = text
-  end
-  return table.concat(frames)
-end
-
+-- The texts that bytes carry, behind how many there are and the length of each.
 local function unframed(frames)
-  local texts, text, at = {}, nil, 1
-  while at <= #frames do
-    text, at = struct.unpack('>I4c0', frames, at)
-    texts[#texts + 1] = text
+  local texts, sub = {}, string.sub
+  local count = struct.unpack('>I4', frames)
+  local at = 5 + 4 * count
+  for first = 1, count, ARGUMENTS do
+    local some = math.min(ARGUMENTS, count - first + 1)
+    local lengths = { struct.unpack('>' .. ('I4'):rep(some), frames, 4 * first + 1) }
+    for n = 1, some do
+      local after = at + lengths[n]
+      texts[first + n - 1] = sub(frames, at, after - 1)
+      at = after
+    end
   end
   return texts
 end
@@ -91,13 +99,15 @@ local function later_name(attempt, id)
   return '\2' .. struct.pack('>I4', attempt) .. id
 end
 
-local function name_in(receipt)
-  return receipt:sub(19)
-end
-
 local function name_of(record)
   local attempt, _, id = struct.unpack('>I4BI2c0', record, 11)
   return attempt == 0 and id or later_name(attempt, id)
+end
+
+local function names_of(records)
+  local names = {}
+  for n, record in ipairs(records) do names[n] = name_of(record) end
+  return names
 end
 
 local function priority_of(record)
@@ -114,10 +124,20 @@ end
 
 -- Which messages are stored.
 
-local function remember(queue, names)
-  call('SADD', queue.ids, names)
-  for _, name in ipairs(names) do
-    if name:byte(1) == 2 then
+-- Returns how many of these were not there yet.
+local function remember_names(queue, names)
+  local new = 0
+  for first = 1, #names, ARGUMENTS do
+    new = new + redis.call('SADD', queue.ids, unpack(names, first, math.min(first + ARGUMENTS - 1, #names)))
+  end
+  return new
+end
+
+local function remember_tries(queue, names)
+  local byte = string.byte
+  for n = 1, #names do
+    local name = names[n]
+    if byte(name) == 2 then
       local id = name:sub(6)
       redis.call('HSET', queue.tries, id, (redis.call('HGET', queue.tries, id) or '') .. name:sub(2, 5))
     end
@@ -126,8 +146,10 @@ end
 
 local function forget(queue, names)
   call('SREM', queue.ids, names)
-  for _, name in ipairs(names) do
-    if name:byte(1) == 2 then
+  local byte = string.byte
+  for n = 1, #names do
+    local name = names[n]
+    if byte(name) == 2 then
       local id, left = name:sub(6), ''
       for attempt in (redis.call('HGET', queue.tries, id) or ''):gmatch('....') do
         if attempt ~= name:sub(2, 5) then left = left .. attempt end
@@ -179,40 +201,4 @@ local function held_by(queue, names)
     if record then records[#records + 1] = record else forget(queue, { names[n] }) end
   end
   return records
-end
-
--- Puts in line what has waited long enough in `times`: `name` reads a member, `change` a record. Returns how many.
-local function come_due(queue, times, now, name, change)
-  local moved, weight = 0, 0
-  while moved < MOST and weight < HEAVY do
-    local due = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 50)
-    if #due == 0 then break end
-    redis.call('ZREM', times, unpack(due))
-    local names = {}
-    for n, member in ipairs(due) do names[n] = name(member) end
-    local records = held_by(queue, names)
-    redis.call('HDEL', queue.held, unpack(names))
-    for n, record in ipairs(records) do
-      records[n] = change(record)
-      weight = weight + #record
-    end
-    line_up(queue, records)
-    moved = moved + #due
-  end
-  return moved
-end
-
-local function unchanged(text)
-  return text
-end
-
--- A loan that has run out was a delivery: here it is written down as one.
-local function charged(record)
-  return delivered(record, deliveries_of(record) + 1)
-end
-
--- Puts in line all delays and loans that are over. Whoever looks at a queue does this, so there is no reaper to die.
-local function catch_up(queue, now)
-  return come_due(queue, queue.delayed, now, unchanged, unchanged)
-    + come_due(queue, queue.leased, now, name_in, charged)
 end
