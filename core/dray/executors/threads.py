@@ -12,6 +12,7 @@ from typing import Any
 
 from ..interrupts import throw
 from . import Executor, Host
+from .rivalry import Rivalry
 
 #: Seconds below which a job is short: about what waking another thread costs.
 SHORT = 0.00015
@@ -19,9 +20,8 @@ SHORT = 0.00015
 PATIENCE = 0.002
 #: Weight of what was just seen in the running average.
 LEARNING = 0.02
-#: After so many jobs, and so many seconds, a thread looks whether there is room for others beside it. And how many
-#: processors this process keeps busy when the interpreter, which runs one thread at a time, is what all wait for.
-ROUND, MOMENT, CROWDED = 64, 0.0005, (0.85, 1.15)
+#: After so many jobs a thread looks whether the others are of use beside it.
+ROUND = 64
 
 
 class _Seat:
@@ -40,7 +40,7 @@ class ThreadExecutor(Executor):
 
     While jobs are so short that handing one over costs more than running it, one thread runs them all, and a second
     one keeps watch: as soon as the first one gets stuck in a longer job, everybody is woken. So it is, too, when all
-    are awake and only take the interpreter from each other: one of them goes on, and the others rest.
+    are awake and get no more done than one would: one of them goes on, and the others rest.
     """
 
     def __init__(self, slots: int) -> None:
@@ -54,10 +54,9 @@ class ThreadExecutor(Executor):
         self._duration = 1.0
         self._begun = 0
         self._watched = False
-        #: Beside this one the others rest; None: all that are awake work. And when (in the time of this process, and
-        #: in real time) it was last looked whether that is right.
+        #: Beside this one the others rest; None: all that are awake work.
         self._leader: _Seat | None = None
-        self._looked = 0.0, 0.0
+        self._rivalry = Rivalry()
         self._stopping = False
         #: Held while threads are started or sent away; and how many of them are to go when they have ended their job.
         self._lock = threading.Lock()
@@ -171,13 +170,8 @@ class ThreadExecutor(Executor):
                 self._look(seat)
 
     def _look(self, seat: _Seat) -> None:
-        """Find out whether threads beside this one have anything to win, or only take the interpreter from it."""
-        (busy_before, before), busy, now = self._looked, time.process_time(), time.perf_counter()
-        if now - before < MOMENT:
-            return
-        self._looked = busy, now
-        share = (busy - busy_before) / (now - before)
-        if CROWDED[0] <= share <= CROWDED[1]:
+        """Find out whether threads beside this one get more done, or only take the interpreter from it."""
+        if self._rivalry.look(time.process_time(), time.perf_counter(), self._begun):
             self._leader = seat
         elif self._leader is not None:
             self._leader = None
