@@ -38,7 +38,8 @@ class Rivalry:
 
         `now` is any clock (seconds), `begun` how many jobs have begun so far.
         """
-        (busy_before, before, begun_before), took = self._looked, now - self._looked[1]
+        busy_before, before, begun_before = self._looked
+        took = now - before
         if took < MOMENT:
             return self.alone
         self._looked = busy, now, begun
