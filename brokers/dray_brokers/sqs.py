@@ -52,6 +52,7 @@ class SqsBroker(Broker):
         delivery_count=True,
         requeue_delay=True,
         max_message_bytes=largest_body(MOST_BYTES),
+        request_batch=MOST_IN_BATCH,
         key="fair",
         purge=True,
         size="approximate",

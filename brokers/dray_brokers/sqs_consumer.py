@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,8 @@ ON_ITS_WAY = 0.5
 #: An answer that comes so many seconds after its long poll should have ended is not trusted: this process was frozen,
 #: or the network was, and the loans may be over.
 LATE = 3.0
+#: Seconds for which a queue in which nothing was found is not asked again, as long as others bring something.
+QUIET = 0.25
 #: The two requests that settle, as the driver calls them.
 DELETE, CHANGE = "delete_message_batch", "change_message_visibility_batch"
 #: Loans are given up so many seconds before SQS ends them after 12 hours.
@@ -73,6 +75,8 @@ class SqsConsumer(Consumer):
         self._at_once = 1 if options.fifo == "yes" else MOST_IN_BATCH
         self._changed = threading.Condition()
         self._receivers = {name: self._receiver(name) for name in self._names}
+        #: Until when (monotonic) queues in which nothing was found are quiet.
+        self._quiet: dict[str, float] = {}
         #: What was lent and not settled: what `close` gives back.
         self._lent: dict[Loan, Delivery] = {}
         self._closed = False
@@ -98,7 +102,10 @@ class SqsConsumer(Consumer):
             return []
         end = self._clock.monotonic() + wait
         names = self._names if queues is None else [name for name in queues if name in self._receivers]
-        taken, going_on = self._look_round(names, limit)
+        quiet = self._quiet_ones(names)
+        taken, going_on = self._look_round(names, limit, quiet)
+        if not taken and wait <= 0 and quiet:
+            taken, _ = self._look_round(quiet, limit)
         receivers = [self._receivers[name] for name in names]
         with self._changed:
             if wait > 0 and not taken:
@@ -120,13 +127,22 @@ class SqsConsumer(Consumer):
         for name in names:
             self._receivers[name].want(messages, until)
 
-    def _look_round(self, names: Sequence[str], limit: int) -> tuple[list[Delivery], Sequence[str]]:
-        """Return what is there, and the queues in which more should be waited for."""
+    def _quiet_ones(self, names: Sequence[str]) -> list[str]:
+        now = self._clock.monotonic()
+        return [name for name in names if self._quiet.get(name, now) > now]
+
+    def _look_round(
+        self, names: Sequence[str], limit: int, unasked: Container[str] = ()
+    ) -> tuple[list[Delivery], Sequence[str]]:
+        """Return what is there, and the queues in which more should be waited for.
+
+        Of the `unasked` only what has come is taken.
+        """
         taken: list[Delivery] = []
         for number, name in enumerate(names, 1):
             room = limit - len(taken)
             try:
-                came, there_is_more = self._look(name, room)
+                came, there_is_more = self._look(name, room, ask=name not in unasked)
             except BrokerError:
                 # What was borrowed already must not be forgotten; the next call will meet the error again.
                 if not taken:
@@ -138,7 +154,7 @@ class SqsConsumer(Consumer):
                 return taken, names[:number]
         return taken, names
 
-    def _look(self, name: str, room: int) -> tuple[list[Delivery], bool]:
+    def _look(self, name: str, room: int, *, ask: bool) -> tuple[list[Delivery], bool]:
         """Return what has come from one queue, and whether there seems to be more.
 
         Nothing being on its way, ask without waiting: once, and when that brings all it can, once more side by side.
@@ -146,20 +162,21 @@ class SqsConsumer(Consumer):
         receiver = self._receivers[name]
         with self._changed:
             taken = receiver.take(room)
-            if taken or receiver.polling or self._closed:
+            if taken or receiver.polling or self._closed or not ask:
                 return taken, False
         taken = self._borrow(name, min(room, self._at_once), 0)
         room -= len(taken)
-        if len(taken) < self._at_once or not room:
+        if len(taken) < self._at_once:
             return taken, False
-        asks = [min(room - n, self._at_once) for n in range(0, room, self._at_once)][: self._options.receivers]
-        answers = self._client.side_by_side([partial(self._try, name, most) for most in asks])
+        # Whole ones only: for what is left over beside them the next call asks.
+        asks = min(room // self._at_once, self._options.receivers)
+        answers = self._client.side_by_side([partial(self._try, name)] * asks)
         more = [delivery for answer in answers for delivery in answer]
-        return [*taken, *more], len(more) == sum(asks)
+        return [*taken, *more], len(more) == asks * self._at_once
 
-    def _try(self, name: str, most: int) -> list[Delivery]:
+    def _try(self, name: str) -> list[Delivery]:
         try:
-            return self._borrow(name, most, 0)
+            return self._borrow(name, self._at_once, 0)
         except BrokerError:
             # What the others bring must not be forgotten; the next call will meet the error again.
             return []
@@ -194,6 +211,7 @@ class SqsConsumer(Consumer):
         now = self._clock.monotonic()
         began = max(asked, now - ON_ITS_WAY) if wait else asked
         found = [self._delivery(name, message, began) for message in answer.get("Messages", ())]
+        self._quiet[name] = -math.inf if found else now + QUIET
         if found and wait and now - asked > wait + LATE:
             self._end_now(found)
             return []

@@ -217,7 +217,8 @@ class SqsQueues:
     def there(self, queue: str, ask: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         """Return what `ask` answers for the URL of a queue, which is created if need be."""
         for pause in APPEARING:
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
             url = self.url(queue)
             try:
                 return ask(url)

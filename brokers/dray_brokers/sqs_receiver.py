@@ -120,7 +120,9 @@ class Receiver:
         """Return how many more messages should be polled for now."""
         if self._closed or self._clock.monotonic() >= self._until:
             return 0
-        return max(0, self._wanted - len(self._came) - self._asked)
+        wish = max(0, self._wanted - len(self._came) - self._asked)
+        # A request for a few is worth it only when nothing else is there, or on its way.
+        return 0 if wish < self._at_once and (self._came or self._asked) else wish
 
     def _start(self) -> None:
         self._threads += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -19,8 +20,9 @@ from .message import Delivery, Envelope
 if TYPE_CHECKING:
     from .assisted import Assisted
 
-#: Seconds between two looks for what has fallen due in the store.
-PROMOTE_EVERY = 0.25
+#: Seconds between two looks for what has fallen due in the store. What the store keeps has waited for longer than the
+#: broker's longest delay: more than so small a part of that does not matter either, up to a limit.
+PROMOTE_EVERY, PROMOTE_PART, PROMOTE_SELDOM = 0.25, 1 / 500, 2.0
 #: Seconds for which what has fallen due is borrowed from the store, to be passed on, and most of it at once.
 PROMOTE_LEASE, PROMOTE_MOST = 30.0, 256
 #: Seconds until what was refused is tried again: a queue is full, or its leader changes.
@@ -53,7 +55,9 @@ class AssistedConsumer(Consumer):
         self._stand_ins = broker.stand_ins(queues)
         #: Loans from the store of what has fallen due there; made when it is first needed, and again after an outage.
         self._due: Consumer | None = None
-        self._promoted = -PROMOTE_EVERY
+        self._promote_every = min(max(PROMOTE_EVERY, broker.native.max_delay * PROMOTE_PART), PROMOTE_SELDOM)
+        #: When (monotonic) to look next.
+        self._next_look = -math.inf
         if broker.needs_store:
             # Asked for first: who cannot go on without it should not leave a consumer behind.
             broker.open_store()
@@ -71,38 +75,39 @@ class AssistedConsumer(Consumer):
         end = self._clock.monotonic() + wait
         names = self._broker.expand(self._queues if queues is None else queues)
         while True:
-            if self._broker.needs_store:
-                self._promote(at_once=not wait)
+            self._promote()
             left = max(0.0, end - self._clock.monotonic())
             # Not well until it has answered: whatever it raises, its loans may be over.
             self._inner_is_well = False
-            came = self._inner.receive(limit, left if self._due is None else min(left, PROMOTE_EVERY), names)
+            came = self._inner.receive(limit, left if self._due is None else min(left, self._promote_every), names)
             self._inner_is_well = True
             if came and (shown := self._look_through(came)):
                 return shown
-            if left <= 0:
+            # Who does not wait asks for what is due by now.
+            if left <= 0 and (wait > 0 or not self._promote(at_once=True)):
                 return ()
 
     def resume(self) -> bool:
         # When the store was away, or nothing could be published, what was lent is still lent.
         return self._inner_is_well or self._inner.resume()
 
-    def _promote(self, at_once: bool) -> None:
-        """Pass on what has fallen due in the store: four times a second, or as long as there is more."""
+    def _promote(self, *, at_once: bool = False) -> bool:
+        """Pass on what has fallen due in the store, now and then or as long as there is more; return whether any."""
         now = self._clock.monotonic()
         # Asked for even when there is nothing to pass on: nothing may be borrowed that could not be looked up then.
-        store = self._broker.open_store()
+        store = self._broker.open_store() if self._broker.needs_store else None
         if store is None or self._broker.native.max_delay >= FOREVER:
-            return
-        if not at_once and now - self._promoted < PROMOTE_EVERY:
-            return
+            return False
+        if not at_once and now < self._next_look:
+            return False
         try:
             if self._due is None:
                 self._due = store.consumer([self._broker.due(queue) for queue in self._queues], PROMOTE_LEASE)
             came = self._due.receive(PROMOTE_MOST, 0.0)
-            self._promoted = now if len(came) < PROMOTE_MOST else -PROMOTE_EVERY
+            self._next_look = now + self._promote_every if len(came) < PROMOTE_MOST else -math.inf
             if came:
                 self._pass_on(self._due, came)
+            return bool(came)
         except BrokerError:
             # Whatever it holds comes out again: nothing of it has been acked.
             self._end_due()

@@ -42,6 +42,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     #: Most envelopes one `publish` passes on at once, and most deliveries one `receive` brings.
     max_publish_batch: int = 1000
     max_receive_batch: int = 1000
+    #: Most messages that one request brings or settles, where every request is dear: the engine then waits a few
+    #: milliseconds for a full one while others lie ready. 1: it does not wait.
+    request_batch: int = 1
     #: True: publishing an (id, attempt) that is still stored changes nothing.
     dedup: bool = False
     #: True: comes out in the order published, within one queue and priority, while nothing is redelivered.

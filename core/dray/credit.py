@@ -1,6 +1,7 @@
 """How much a worker may borrow: enough to keep every slot busy for a tenth of a second, and never more.
 
 Long tasks are not hoarded, for others could run them; short ones are not starved, for a batch costs one round trip.
+Where each request is dear, none is made for a few while others lie ready.
 What kind of task a queue will bring is learned from what it brought: a queue of `def` tasks waits when the threads are
 full while a queue of `async def` tasks goes on.
 """
@@ -33,17 +34,27 @@ class Allowance(NamedTuple):
 class _Lane:
     """What is known of one executor: its slots, how long its tasks take (seconds), how many it holds."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, batch: int) -> None:
         self.slots = slots
+        self.batch = batch
         self.duration = 1.0
         self.held = 0
         self.seen = False
 
     def room(self, multiplier: float | None) -> int:
+        return self._most(multiplier) - self.held
+
+    def worthwhile(self, multiplier: float | None) -> int:
+        """Return the room, but none while it is for a few only and half of what may lie ready still does."""
+        most = self._most(multiplier)
+        room, reserve = most - self.held, most - self.slots
+        return room if room >= min(self.batch, (reserve + 1) // 2) else 0
+
+    def _most(self, multiplier: float | None) -> int:
         if multiplier is not None:
-            return (int(self.slots * multiplier) or MOST) - self.held
+            return int(self.slots * multiplier) or MOST
         ready = AHEAD / self.duration if self.duration > 0 else MOST
-        return min(int(self.slots * max(1.0, ready)), max(MOST, self.slots)) - self.held
+        return min(int(self.slots * max(1.0, ready)), max(MOST, self.slots))
 
 
 class Credit:
@@ -58,8 +69,9 @@ class Credit:
         caps: Mapping[str, int] | None = None,
         weights: Mapping[str, int] | None = None,
         expected: Mapping[str, str] | None = None,
+        batch: int = 1,
     ) -> None:
-        self._lanes = {kind: _Lane(count) for kind, count in slots.items()}
+        self._lanes = {kind: _Lane(count, batch) for kind, count in slots.items()}
         self._queues = list(queues)
         self._multiplier = multiplier
         self._caps = dict(caps or {})
@@ -119,7 +131,7 @@ class Credit:
     def _room(self, queue: str) -> int:
         mix = self._mix[queue]
         rooms = [
-            int(lane.room(self._multiplier) / share)
+            int(lane.worthwhile(self._multiplier) / share)
             for kind, lane in self._lanes.items()
             if (share := mix.get(kind, 1.0 if not mix else 0.0)) > 0.02
         ]

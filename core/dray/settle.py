@@ -32,6 +32,7 @@ from .errors import (
     SerializationError,
     TaskOptionError,
 )
+from .holding import Holding
 from .job import Ended, Job
 from .message import Delivery, Envelope
 from .outcome import Done, Failed, Rejected, Released, Requeued
@@ -61,7 +62,7 @@ class _Entry(msgspec.Struct, eq=False, gc=False):
     stored: bool
     #: True once the broker was told, though perhaps its answer never came.
     tried: bool = False
-    #: True once it has made room for other work while it waits for the backend.
+    #: True once it has made room for other work while it waits for the backend, or for a fuller request.
     parked: bool = False
 
 
@@ -114,6 +115,7 @@ class Settler:
         self._broker = _Outage("broker", "broker", app)
         #: By the URL of the backend: "" is the app's own, tasks may have others.
         self._backends = {"": _Outage("result backend", "backend", app)}
+        self._holding = Holding(app.clock)
         #: Receipts of the deliveries that the broker is being told about: that it no longer lends them is no loss.
         self.settling: set[Any] = set()
         self._thread = threading.Thread(target=self._run, name="dray-settler", daemon=True)
@@ -170,18 +172,21 @@ class Settler:
     def _gather(self, entries: list[_Entry], notes: list[Kept]) -> None:
         """Add what is in the queue to what is left over from before, waiting while there is nothing to do.
 
-        What is left over waits for the broker or the backend: then this returns when the pause is over.
+        What is left over waits for the broker or the backend, or for a fuller request: then this returns when the pause
+        is over.
         """
-        wait = None
-        if entries or notes:
-            pauses = [outage.pause for outage in (self._broker, *self._backends.values()) if outage.away]
-            wait = min(pauses, default=FIRST_PAUSE) * random.uniform(0.8, 1.2)
-        came = self._take(entries, notes, BATCH, wait)
+        came = self._take(entries, notes, BATCH, self._pause() if entries or notes else None)
         # A single one goes at once. When they come in quickly, a millisecond more makes the batch several times larger;
         # it is slept through, because waiting at the queue would wake this thread for every single one.
-        if 1 < came < BATCH and not self._closing.is_set():
+        if (came > 1 or (came and self._holding.any)) and came < BATCH and not self._closing.is_set():
             self._given_up.wait(GATHER)
             self._take(entries, notes, BATCH - came, 0.0)
+
+    def _pause(self) -> float:
+        """Return how long what is left over waits if nothing comes."""
+        pauses = [outage.pause for outage in (self._broker, *self._backends.values()) if outage.away]
+        pause = min(pauses, default=FIRST_PAUSE) * random.uniform(0.8, 1.2)
+        return pause if self._broker.away else min(pause, self._holding.left())
 
     def _take(self, entries: list[_Entry], notes: list[Kept], most: int, wait: float | None) -> int:
         """Take up to `most` of what came, waiting for the first one only; return how many there were."""
@@ -202,13 +207,19 @@ class Settler:
                 notes.append(item)
         return count
 
-    def _round(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
-        """Bring every outcome as far as it goes now; return those that have to wait for the backend."""
+    def _round(self, entries: list[_Entry], notes: list[Kept], *, alone: bool = False) -> list[_Entry]:
+        """Bring every outcome as far as it goes now; return those that have to wait, for the backend or for others."""
         ours = self._ours(entries)
         self._publish(ours)
         waiting = self._store(ours, notes)
-        self._finish([entry for entry in ours if entry.stored])
-        return waiting
+        written = [entry for entry in ours if entry.stored]
+        at_once = alone or self._closing.is_set() or self._broker.away
+        batch = 1 if at_once else self._app.broker.capabilities.request_batch
+        ready = self._holding.ready(len(written), batch)
+        self._finish(written[:ready])
+        self._holding.round_ended(ready, len(written) - ready)
+        self._park(written[ready:])
+        return [*waiting, *written[ready:]]
 
     def _one_by_one(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
         """Settle each outcome by itself after a round has failed, so that a bad one does not take the others along.
@@ -220,7 +231,7 @@ class Settler:
         refused: list[tuple[_Entry, Exception]] = []
         for entry in entries:
             try:
-                waiting += self._round([entry], [])
+                waiting += self._round([entry], [], alone=True)
             except BrokerUnavailable as error:
                 self._broker.lost(error)
                 waiting.append(entry)
@@ -355,10 +366,14 @@ class Settler:
         # Of each task only the latest state matters, however often it reports while nobody listens.
         notes[:] = {note.id: note for note in notes}.values()
         if len(entries) <= MOST_WAITING:
-            self._parked([entry.job for entry in entries if not entry.parked])
-            for entry in entries:
-                entry.parked = True
+            self._park(entries)
         return entries
+
+    def _park(self, entries: list[_Entry]) -> None:
+        if fresh := [entry for entry in entries if not entry.parked]:
+            self._parked([entry.job for entry in fresh])
+            for entry in fresh:
+                entry.parked = True
 
     def _refused(
         self, outage: _Outage, place: str, entries: list[_Entry], notes: list[Kept], error: BackendError

@@ -182,6 +182,7 @@ class Worker:
             caps=conf.worker_queue_concurrency,
             weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
             expected=self._expected(queues),
+            batch=self.app.broker.capabilities.request_batch,
         )
         # The parts know each other by what they call; each is made before the first of its calls can come.
         self._settler = Settler(

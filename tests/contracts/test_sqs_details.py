@@ -13,10 +13,22 @@ from typing import Any
 
 import pytest
 
-from dray import BrokerError, BrokerUnavailable, Delivery, Envelope, PublishError, Queue, Url
+from dray import (
+    BrokerError,
+    BrokerUnavailable,
+    Delivery,
+    Dray,
+    Envelope,
+    ManualClock,
+    PublishError,
+    Queue,
+    Url,
+)
 from dray.testing.background import Background
 from dray.testing.faults import wait_until
 from dray_brokers.sqs import SqsBroker
+from dray_brokers.sqs_client import SqsClient
+from dray_brokers.sqs_consumer import QUIET
 
 from ..servers.server import given_or_started
 from ..servers.sqs import LiveSqs, MiniStackServer, SqsServer
@@ -114,6 +126,31 @@ def test_a_thousand_messages_are_a_hundred_requests(ministack_server: MiniStackS
     assert sqs.count("DeleteMessageBatch") == 100
 
 
+def test_a_thousand_tasks_are_hardly_more_than_two_hundred_requests(
+    ministack_server: MiniStackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Moments that a loaded machine does not exceed: how long acks wait for others, and empty queues are left alone.
+    monkeypatch.setattr("dray.holding.HOLD", 0.5)
+    monkeypatch.setattr("dray_brokers.sqs_consumer.QUIET", 60.0)
+    asked: list[str] = []
+    ask = SqsClient._ask
+
+    def count(client: SqsClient, driver: Any, verb: str, *more: Any) -> dict[str, Any]:
+        asked.append(verb)
+        return ask(client, driver, verb, *more)
+
+    monkeypatch.setattr(SqsClient, "_ask", count)
+    with closing(Dray("shop", broker=f"{ministack_server.url}&prefix={secrets.token_urlsafe(4)}")) as app:
+        nothing = app.task(name="shop.nothing", ignore_result=True)(lambda: None)
+        nothing.delay_many(() for _ in range(1000))
+        asked.clear()
+        assert app.worker().run_until_idle() == 1000
+    # A hundred of each would be full ones. The first are few at a time, for they might be what kills workers; at the
+    # end four look side by side and find nothing; and what a loaded machine runs slowly lies ready in smaller numbers.
+    assert asked.count("delete_message_batch") <= 115
+    assert asked.count("receive_message") <= 130
+
+
 def test_a_batch_has_no_more_bytes_than_sqs_takes(sqs: Opened) -> None:
     sqs.broker.publish([Envelope(id=f"m{n}", queue="q", body=b"x" * 100_000) for n in range(5)])
     # Side by side, so in any order.
@@ -140,6 +177,41 @@ def test_a_worker_with_one_slot_borrows_one_message(sqs: Opened) -> None:
     assert len(consumer.receive(1, 5.0)) == 1
     # Nothing else was touched, so nothing else was counted as delivered.
     assert {each.delivery_count for each in sqs.take(2, "first", "second")} == {1}
+
+
+def test_an_empty_queue_is_left_alone_for_a_moment_while_others_bring_something(sqs: Opened) -> None:
+    clock = sqs.broker.clock = ManualClock()
+    sqs.send(*(f"m{n}" for n in range(30)), queue="full")
+    consumer = sqs.broker.consumer(["empty", "full"], LONG)
+
+    def looks() -> int:
+        urls = [asked["QueueUrl"] for name, asked in sqs.asked if name == "ReceiveMessage"]
+        return sum(url.endswith("empty") for url in urls)
+
+    for _ in range(5):
+        assert consumer.receive(2, 0.0)
+    assert looks() == 1
+    clock.advance(QUIET)
+    assert consumer.receive(2, 0.0)
+    assert looks() == 2
+
+
+def test_where_nothing_else_comes_a_queue_that_was_empty_is_asked_again_at_once(sqs: Opened) -> None:
+    consumer = sqs.broker.consumer(["first", "second"], LONG)
+    assert consumer.receive(1, 0.0) == []
+    sqs.send("a", queue="first")
+    assert ids(consumer.receive(1, 0.0)) == ["a"]
+    assert consumer.receive(1, 0.0) == []
+    sqs.send("b", queue="second")
+    assert ids(consumer.receive(1, 10.0)) == ["b"]
+
+
+def test_few_are_not_asked_for_beside_whole_batches(sqs: Opened) -> None:
+    sqs.send(*(f"m{n}" for n in range(26)))
+    consumer = sqs.broker.consumer(["q"], LONG)
+    assert len(consumer.receive(26, 0.0)) == 20
+    assert [asked["MaxNumberOfMessages"] for name, asked in sqs.asked if name == "ReceiveMessage"] == [10, 10]
+    assert len(consumer.receive(6, 0.0)) == 6
 
 
 def test_what_nobody_comes_for_goes_back_at_once(sqs: Opened) -> None:

@@ -412,6 +412,31 @@ def test_what_is_due_is_passed_on_in_batches_and_nothing_waits_behind_them(build
     assert max(transport.batches) == 100
 
 
+@pytest.mark.parametrize(("max_delay", "moment"), [(0.0, 0.25), (60.0, 0.25), (900.0, 1.8), (86_400.0, 2.0)])
+def test_the_longer_the_delays_it_keeps_the_less_often_the_store_is_asked(
+    build: Build, clock: ManualClock, max_delay: float, moment: float
+) -> None:
+    store = FlakyBroker(memory())
+    broker = build(Plain(max_delay=max_delay, delivery_count=True), store)
+    broker.publish([sent(str(n)) for n in range(9)])
+    consumer = broker.consumer(["q"], LEASE)
+    for looks in (1, 2, 3):
+        for _ in range(3):
+            assert len(take(consumer, 1)) == 1
+        assert store.calls["receive"] == looks
+        clock.advance(moment)
+
+
+def test_who_does_not_wait_is_given_what_is_due_by_now(build: Build, clock: ManualClock) -> None:
+    broker = build(Plain(max_delay=900.0), memory())
+    broker.publish([sent("a", delay=900.5)])
+    consumer = broker.consumer(["q"], LEASE)
+    clock.advance(900.0)
+    assert take(consumer) == []
+    clock.advance(0.5)
+    assert ids(take(consumer)) == ["a"]
+
+
 def test_what_the_broker_refuses_when_it_is_due_waits_in_the_store(
     build: Build, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

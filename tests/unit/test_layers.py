@@ -19,8 +19,8 @@ FLOORS = {
     "assisted_consumer failover transactions processors revocations",
     "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections sender "
     "followups job execution shared app",
-    "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming settle "
-    "leases worker",
+    "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
+    "settle leases worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)
