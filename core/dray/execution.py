@@ -153,7 +153,8 @@ class Execution:
             place = rank(message, job.delivery.delivery_count)
             self._note(record(self.app, message.id, report, place, reply_to=message.reply_to))
         if told:
-            logger.info("%s[%s] began", message.task, message.id, extra=_facts(message, "began"))
+            if logger.isEnabledFor(logging.INFO):
+                _log(logging.INFO, "%s[%s] began", (message.task, message.id), _facts(message, "began"))
             self.app.notify("task-started", message, self.hostname)
         return context, began, told
 
@@ -402,10 +403,10 @@ class Execution:
         if logger.isEnabledFor(level):
             took = "" if runtime is None else f" in {runtime:.3f}s"
             said = f": {rest}" if rest else ""
-            extra = _facts(message, verb)
+            facts = _facts(message, verb)
             if runtime is not None:
-                extra["runtime"] = round(runtime, 6)
-            logger.log(level, "%s[%s] %s%s%s", message.task, message.id, verb, took, said, exc_info=shown, extra=extra)
+                facts["runtime"] = round(runtime, 6)
+            _log(level, "%s[%s] %s%s%s", (message.task, message.id, verb, took, said), facts, shown)
         if self.app.listening:
             self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
 
@@ -465,6 +466,16 @@ def _own_copy(context: Context) -> Message:
     """Return the message for middleware to look at and change, arguments decoded, headers not shared with anybody."""
     message = context.message
     return message.but(args=context.args, kwargs=context.kwargs, headers=dict(message.headers))
+
+
+def _log(level: int, text: str, args: tuple[str, ...], facts: dict[str, Any], shown: Any = None) -> None:
+    """Log as `logger.log` does with `extra=facts`, for half the price: it need not find out who calls it.
+
+    Every task says twice what it is at, and many take no longer than that.
+    """
+    record = logger.makeRecord(logger.name, level, __file__, 0, text, args, shown, "tell")
+    vars(record).update(facts)
+    logger.handle(record)
 
 
 def _facts(message: Message, action: str) -> dict[str, Any]:

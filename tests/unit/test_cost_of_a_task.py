@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 
 from dray import Dray
+from dray.cli.logs import as_log
 
 SHORT, LONG = 500, 2500
 #: Calls for one task that does nothing, without and with its result: 31 and 44 when this was written, on Python 3.11.
 CALLS = {"ignored": 34, "stored": 48}
+#: What its two lines in the log add to that: 55, of which Python's own logging makes 36.
+LINES = 60
 #: The same for sending one, as one of many and by itself: 13 and 33.
 SENDING = {"in bulk": 14, "one by one": 36}
 #: Statements of SQLite, of which each serves a batch: 0.02 for both.
@@ -64,6 +67,16 @@ def test_a_task_costs_no_more_calls_than_it_did(results: str) -> None:
         # Threads that look at a clock now and then add to it by chance.
         each = min((calls(app, LONG) - calls(app, SHORT)) / (LONG - SHORT) for _ in range(3))
     assert 1 < each <= CALLS[results]
+
+
+def test_the_lines_of_a_task_cost_no_more_calls_than_they_did(tmp_path: Path) -> None:
+    log = tmp_path / "w.log"
+    with app_on("memory://", "ignored") as app:
+        silent = calls(app, LONG) - calls(app, SHORT)
+        with as_log("info", as_json=False, file=str(log), gather=True):
+            told = calls(app, LONG) - calls(app, SHORT)
+    assert len(log.read_text().splitlines()) >= 2 * (LONG + SHORT)
+    assert 1 < (told - silent) / (LONG - SHORT) <= LINES
 
 
 @pytest.mark.parametrize("way", SENDING)

@@ -10,9 +10,9 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import click
@@ -50,8 +50,10 @@ def as_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def as_log(level: str | None, as_json: bool, file: str | None = None) -> Iterator[bool]:
+def as_log(level: str | None, as_json: bool, file: str | None = None, gather: bool = False) -> Iterator[bool]:
     """Log everything at `level` (None: INFO) and above to stderr, or to a file; yield whether that was done.
+
+    With `gather`, many lines are written at once: see `log_output`.
 
     An app that has set up logging itself is left alone, unless a level, JSON or a file - one that keeps anything - is
     asked for. Afterwards all is as it was.
@@ -61,7 +63,7 @@ def as_log(level: str | None, as_json: bool, file: str | None = None) -> Iterato
         yield False
         return
     before, before_level = root.handlers[:], root.level
-    with log_output(sys.stderr, file) as handler:
+    with log_output(sys.stderr, file, gather) as handler:
         handler.setFormatter(_Json() if as_json else _Lines(None if file else sys.stderr))
         root.handlers[:] = [handler]
         root.setLevel((level or "info").upper())
@@ -73,7 +75,10 @@ def as_log(level: str | None, as_json: bool, file: str | None = None) -> Iterato
 
 
 def log_for_good(level: str | None, as_json: bool, file: str | None) -> None:
-    """Do as `as_log` does until the process ends: in the children of a worker whose pool is of processes."""
+    """Do as `as_log` does until the process ends: in the children of a worker whose pool is of processes.
+
+    Every line is written at once: such a process is killed as a matter of course, by a time limit or a revocation.
+    """
     log = as_log(level, as_json, file)
     log.__enter__()
     atexit.register(log.__exit__, None, None, None)
@@ -86,6 +91,12 @@ def say(text: str, *args: Any, action: str) -> None:
     logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, text, args, None, extra=extra))
 
 
+def written_so_far() -> None:
+    """Return when what was logged is written: what is printed now comes behind it."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 def colourful(stream: TextIO) -> bool:
     """Return whether colours can be seen on `stream`, and are wanted: https://no-color.org."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -93,7 +104,7 @@ def colourful(stream: TextIO) -> bool:
 
 def _masked(text: str, record: logging.LogRecord) -> str:
     """Return what dray itself says without passwords. What tasks say is theirs."""
-    if "://" not in text or not record.name.startswith("dray"):
+    if not record.name.startswith("dray"):
         return text
     from ..urls import mask  # brings msgspec, which `--help` can do without
 
@@ -112,22 +123,38 @@ class _Warnings(logging.Handler):
             click.echo(f"{lead} {mask(record.getMessage())}", err=True, color=colourful(sys.stderr) or False)
 
 
-class _Lines(logging.Formatter):
+class _Timed(logging.Formatter):
+    """Knows what the time of a record looks like. All records of a second share what `strftime` says of it."""
+
+    def __init__(self, format_time: str) -> None:
+        super().__init__()
+        self._format_time = format_time
+        self._second = -1, ""
+
+    def when(self, record: logging.LogRecord) -> str:
+        second, shown = self._second
+        if second != int(record.created):
+            shown = self.formatTime(record, self._format_time)
+            self._second = int(record.created), shown
+        return f"{shown}.{int(record.msecs):03d}"
+
+
+class _Lines(_Timed):
     """One line for people: with signs and colours on a terminal, with date and logger in a file."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        super().__init__()
         self._on_terminal = stream is not None and stream.isatty()
         self._colours = stream is not None and colourful(stream)
         self._signs = self._on_terminal and stream is not None and "utf" in (stream.encoding or "").lower()
-        self._format_time = "%H:%M:%S" if self._on_terminal else "%Y-%m-%d %H:%M:%S"
+        super().__init__("%H:%M:%S" if self._on_terminal else "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{self._paint(self.formatException(record.exc_info), 'bright_black')}"
-        text = _masked(text, record)
-        when = f"{self.formatTime(record, self._format_time)}.{int(record.msecs):03d}"
+        if "://" in text:
+            text = _masked(text, record)
+        when = self.when(record)
         if not self._on_terminal:
             return f"{when} {record.levelname:<7} {record.name}: {text}"
         sign, colour = _ACTIONS.get(getattr(record, "action", ""), (" ", None))
@@ -153,18 +180,24 @@ class _Lines(logging.Formatter):
         return click.style(text, fg=colour) if self._colours and colour and text else text
 
 
-class _Json(logging.Formatter):
+class _Json(_Timed):
     """One JSON object a line, for machines. What is given as `extra=` stands beside the rest."""
 
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self) -> None:
+        super().__init__("%Y-%m-%dT%H:%M:%S")
+        self._encode = json.JSONEncoder(default=str).encode
+
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC)
+        text = record.getMessage()
         line: dict[str, Any] = {
-            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": f"{self.when(record)}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _masked(record.getMessage(), record),
+            "message": _masked(text, record) if "://" in text else text,
         }
         line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return self._encode(line)

@@ -6,18 +6,24 @@ import faulthandler
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from dray.cli.exits import Stop
+from dray.cli.process.gathering import MOST
 from dray.cli.process.log_output import PRIVATE, crashes_reported, identity, log_output, private_copy
+
+#: Longest time (seconds) that anything here may take on a slow machine.
+PATIENCE = 30.0
 
 
 def line(text: str) -> logging.LogRecord:
-    return logging.makeLogRecord({"msg": text})
+    return logging.makeLogRecord({"msg": text, "levelno": logging.INFO})
 
 
 def test_a_file_that_is_moved_away_or_removed_is_opened_anew(tmp_path: Path) -> None:
@@ -145,3 +151,104 @@ def test_standard_streams_that_a_task_closes_are_open_again(tmp_path: Path, do: 
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == printed
     assert (tmp_path / "log").read_text() == said
+
+
+GATHERED = """
+import logging, os, signal, sys
+from dray.cli.logs import as_log, log_for_good
+
+logger = logging.getLogger("shop")
+with as_log("info", False, sys.argv[1], gather=True):
+    for number in range(3):
+        logger.info("line %d", number)
+    {do}
+"""
+
+
+@pytest.mark.parametrize(
+    ("do", "code", "more"),
+    [
+        ("pass", 0, []),
+        ("raise SystemExit(3)", 3, []),
+        ("logger.error('bad'); os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ["bad"]),
+        ("logger.warning('bad'); os._exit(1)", 1, ["bad"]),
+        ("os.fork() or (logger.info('child'), os._exit(0)); os.wait(); logger.info('after')", 0, ["child", "after"]),
+        ("os.fork() or (logger.info('child'), sys.exit(0)); os.wait()", 0, ["child"]),
+    ],
+    ids=[
+        "the end",
+        "an exit",
+        "a kill after an error",
+        "an exit at once after a warning",
+        "a fork",
+        "a child that stays",
+    ],
+)
+def test_lines_that_are_written_together_are_all_there_once_and_in_order(
+    tmp_path: Path, do: str, code: int, more: list[str]
+) -> None:
+    log = tmp_path / "w.log"
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", GATHERED.format(do=do), str(log)], check=False)
+    assert ended.returncode == code
+    said = [line.rpartition("shop: ")[2] for line in log.read_text().splitlines()]
+    assert said == ["line 0", "line 1", "line 2", *more]
+
+
+def test_a_process_of_a_pool_leaves_no_line_unwritten(tmp_path: Path) -> None:
+    code = (
+        "import logging, os, sys; from dray.cli.logs import log_for_good\n"
+        "log_for_good('info', False, sys.argv[1])\n"
+        "for number in range(3): logging.info('line %d', number)\n"
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "w.log")], check=True)
+    assert len((tmp_path / "w.log").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_full_pipe_is_waited_for_and_no_line_is_lost_or_torn(blocking: bool) -> None:
+    lines = [f"{number} {'-' * 90}" for number in range(4 * MOST)]
+    reading, writing = os.pipe()
+    os.set_blocking(writing, blocking)
+    far = threading.Event()
+
+    def talk(handler: logging.Handler) -> None:
+        for number, text in enumerate(lines):
+            if number == MOST:
+                far.set()
+            handler.handle(line(text))
+
+    with open(writing, "w") as stream, log_output(stream, None, gather=True) as handler, open(reading) as read:
+        talker = threading.Thread(target=talk, args=(handler,))
+        talker.start()
+        assert far.wait(PATIENCE)
+        assert [read.readline().rstrip("\n") for _ in lines] == lines
+        talker.join(PATIENCE)
+
+
+def test_a_pipe_that_nobody_reads_any_more_holds_nobody_up(capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    with open(writing, "w") as stream, log_output(stream, None, gather=True) as handler:
+        handler.handle(line("heard"))
+        handler.flush()
+        os.close(reading)
+        for number in range(2 * MOST):
+            handler.handle(line(f"line {number}"))
+    said = capsys.readouterr().err
+    assert "Broken pipe" in said and "line(s) of the log are lost, the first: line" in said
+
+
+def test_a_terminal_gets_every_line_at_once() -> None:
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as stream, log_output(stream, None, gather=True) as handler, open(ours, "rb", 0) as seen:
+        for text in ("one", "two"):
+            handler.handle(line(text))
+            assert seen.read(100) == f"{text}\r\n".encode()
+
+
+def test_a_filter_keeps_lines_out_or_changes_them(tmp_path: Path) -> None:
+    with log_output(sys.stderr, str(tmp_path / "w.log")) as handler:
+        handler.addFilter(lambda record: record.msg != "no")
+        assert not handler.handle(line("no"))
+        assert handler.handle(line("yes"))
+    assert (tmp_path / "w.log").read_text() == "yes\n"

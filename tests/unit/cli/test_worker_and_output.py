@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -252,3 +253,25 @@ def test_no_color_is_honoured(terminal: Terminal, monkeypatch: pytest.MonkeyPatc
     assert not logs.colourful(terminal)
     page = CliRunner().invoke(cli, ["--help"], color=True, prog_name="dray").output
     assert "\x1b[" not in page
+
+
+def test_the_time_of_a_line_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, data = logs._Lines(None), logs._Json()
+    monkeypatch.setattr(plain, "converter", time.gmtime)
+    for created, shown in (
+        (0.999, "00:00:00.999"),
+        (1.002, "00:00:01.002"),
+        (1.5, "00:00:01.500"),
+        (0.25, "00:00:00.250"),
+    ):
+        record = logging.makeLogRecord({"created": created, "msecs": round(created % 1 * 1000), "msg": "x"})
+        assert plain.format(record).startswith(f"1970-01-01 {shown} ")
+        assert json.loads(data.format(record))["time"] == f"1970-01-01T{shown}Z"
+
+
+def test_what_is_printed_comes_behind_what_was_logged(tmp_path: Path) -> None:
+    with logs.as_log("info", as_json=False, file=str(tmp_path / "w.log"), gather=True):
+        for number in range(3):
+            logging.getLogger("shop").info("line %d", number)
+        logs.written_so_far()
+        assert len((tmp_path / "w.log").read_text().splitlines()) == 3

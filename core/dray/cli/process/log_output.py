@@ -2,7 +2,7 @@
 
 A task may close the descriptors of its process, by mistake or by intent. The next file that anybody opens then gets the
 same number, and log lines written to that number would end up inside a database. So the log has a number that is far
-from all others, and looks before each line whether what is behind it is still its own.
+from all others, and looks before each write whether what is behind it is still its own.
 """
 
 from __future__ import annotations
@@ -11,28 +11,34 @@ import faulthandler
 import fcntl
 import logging
 import os
+import select
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from ..exits import USAGE, Stop
+from .gathering import Gathering, pieces
 
 #: The lowest number for descriptors that tasks are not to find; below the usual limit of 1024.
 PRIVATE = 700
+#: Bytes written at once. Several processes may share a pipe, and more than that could be mingled there.
+IN_A_FILE, IN_A_PIPE = 1 << 20, select.PIPE_BUF
 
 
 @contextmanager
-def log_output(stream: TextIO, file: str | None) -> Iterator[logging.Handler]:
+def log_output(stream: TextIO, file: str | None, gather: bool = False) -> Iterator[logging.Handler]:
     """Give a handler that writes to `file`, or to `stream`; raise `Stop` for a file that cannot be written.
 
-    A file that is moved away or removed - by logrotate - is opened anew.
+    A file that is moved away or removed - by logrotate - is opened anew. With `gather`, lines below WARNING that come
+    one upon the other are written together (gathering.py), except on a terminal: what tasks print stands between them.
     """
     made: logging.Handler
     if file is not None:
-        made = _FileOutput(file)
+        made = _FileOutput(file, gather)
     else:
         try:
-            made = _StreamOutput(stream)
+            made = _StreamOutput(stream, gather)
         except OSError:  # no real file, as in tests; or closed already
             made = logging.StreamHandler(stream)
     try:
@@ -78,26 +84,59 @@ def identity(descriptor: int) -> tuple[int, int] | None:
 
 
 class _Output(logging.Handler):
-    """Writes each record in one go."""
+    """Writes whole lines."""
 
     encoding = "utf-8"
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, gather: bool) -> None:
         super().__init__()
         self._take(descriptor)
+        self._gathering = Gathering(self._write, wait=gather)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit a record that passes the filters, without the lock of a handler.
+
+        Whoever held that one and waited for a write would wait for ever, if a finalizer logged in the middle of it.
+        """
+        passed: object = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._look()
-            left = (self.format(record) + "\n").encode(self.encoding, "backslashreplace")
-            while left:
-                left = left[os.write(self._descriptor, left) :]
+            line = (self.format(record) + "\n").encode(self.encoding, "backslashreplace")
+            self._gathering.add(line, urgent=record.levelno >= logging.WARNING)
         except Exception:
             self.handleError(record)
 
+    def flush(self) -> None:
+        self._gathering.flush()
+
     def close(self) -> None:
+        self._gathering.close()
         super().close()
         self._let_go()
+
+    def _write(self, lines: list[bytes]) -> None:
+        try:
+            self._look()
+            for piece in pieces(lines, self._at_once):
+                self._put(piece)
+        except Exception:
+            first = lines[0].decode(self.encoding, "replace")
+            lost = f"up to {len(lines)} line(s) of the log are lost, the first: {first.rstrip()}"
+            self.handleError(logging.makeLogRecord({"msg": lost}))
+
+    def _put(self, piece: bytes) -> None:
+        while piece:
+            try:
+                piece = piece[os.write(self._descriptor, piece) :]
+            except BlockingIOError:
+                # Whoever shares this pipe with us has made it so. We wait until it is read, as we would otherwise.
+                room = select.poll()
+                room.register(self._descriptor, select.POLLOUT)
+                room.poll()
 
     def _look(self) -> None:
         """See to it that the descriptor leads where the log should go."""
@@ -105,6 +144,7 @@ class _Output(logging.Handler):
 
     def _take(self, descriptor: int) -> None:
         self._descriptor, self._identity = descriptor, identity(descriptor)
+        self._at_once = IN_A_FILE if stat.S_ISREG(os.fstat(descriptor).st_mode) else IN_A_PIPE
 
     def _let_go(self) -> None:
         # If it is something else now, somebody needs it.
@@ -114,10 +154,10 @@ class _Output(logging.Handler):
 
 
 class _StreamOutput(_Output):
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, gather: bool) -> None:
         self._original = stream.fileno()
         self.encoding = stream.encoding or "utf-8"
-        super().__init__(private_copy(self._original))
+        super().__init__(private_copy(self._original), gather and not os.isatty(self._original))
 
     def _look(self) -> None:
         if identity(self._descriptor) != self._identity and identity(self._original) == self._identity:
@@ -125,10 +165,10 @@ class _StreamOutput(_Output):
 
 
 class _FileOutput(_Output):
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, gather: bool) -> None:
         self._path = os.path.abspath(path)
         try:
-            super().__init__(self._opened())
+            super().__init__(self._opened(), gather)
         except OSError as error:
             raise Stop(f"the logfile {self._path} cannot be written: {error.strerror}", USAGE) from None
 

@@ -21,7 +21,7 @@ from ...worker import Worker
 from ..banner import show_banner
 from ..durations import short
 from ..exits import OK
-from ..logs import say
+from ..logs import say, written_so_far
 from . import heartbeat
 from .heartbeat import HeartbeatFile
 from .log_output import crashes_reported
@@ -305,6 +305,7 @@ def run_worker(
                     names = ", ".join(worker.queues)
                     logger.info("%s takes from %s", worker.name, names, extra={"action": "starting"})
                 else:
+                    written_so_far()
                     show_banner(worker, place=place, own_log=own_log)
                 worker.run()
         except _NeverStarted:

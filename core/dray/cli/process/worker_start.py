@@ -219,7 +219,7 @@ def _run(
     from .worker_process import run_worker
 
     app = _app(session, asked, changes)
-    with logs.as_log(asked.level, asked.as_json, asked.logfile) as ours:
+    with logs.as_log(asked.level, asked.as_json, asked.logfile, gather=True) as ours:
         if ours and asked.logfile == os.devnull:
             click.echo(f"{click.style('warning:', fg='yellow', bold=True)} it logs nowhere: --logfile PATH", err=True)
         return run_worker(
