@@ -17,6 +17,7 @@ from .redis_queues import RedisQueues
 from .redis_records import TOKEN, deliveries_from, framed, framed_ids, mask_from_bytes, mask_of, mask_to_bytes
 
 #: Longest time (seconds) without a look at the queues, however quiet the bells: loans made meanwhile may have run out.
+#: The scripts know it too, in shared.lua.
 LOOK = 2.0
 #: Most messages that one fetch brings.
 MOST = 1000

@@ -106,11 +106,10 @@ def test_who_takes_from_some_queues_only_leaves_no_question_behind(broker: Redis
     assert ids(waiting.result()) == ["a"]
 
 
-def test_a_stop_wakes_a_worker_that_waits(broker: RedisBroker) -> None:
+def test_a_stop_wakes_a_worker_that_waits(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     consumer = broker.consumer(["q"], LONG)
-    listening = threading.Event()
-    listen = consumer._ear.listen
-    consumer._ear.listen = lambda *rest: (listening.set(), listen(*rest))[1]
+    listening, heard = threading.Event(), consumer._ear.heard
+    monkeypatch.setattr(consumer._ear, "heard", lambda seconds: (listening.set(), heard(seconds))[1])
     waiting = Background(lambda: consumer.receive(1, LONG))
     assert listening.wait(HANGS)
     consumer.wake()
