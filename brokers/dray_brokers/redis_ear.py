@@ -71,12 +71,22 @@ class Ear(HeldLine):
         return True
 
     def _ask(self, bells: Sequence[str], seconds: float) -> None:
+        if self.is_held and self._was_left():
+            self.hang_up()
         if not self.is_held:
             self.reach(bells[0])
         # 0 would mean to Redis: for ever.
         seconds = max(round(seconds, 3), 0.001)
         self._answer_due = self._time.monotonic() + seconds + self._place.options.socket_timeout
         self.tell("BLPOP", *bells, seconds)
+
+    def _was_left(self) -> bool:
+        """Whether the other side has hung up: servers and proxies do that to those who have asked nothing for long."""
+        try:
+            # Nothing was asked, so there is nothing to be heard but the end.
+            return self.heard(0.0)
+        except self._words.unavailable:
+            return True
 
     def _check_time(self) -> None:
         if self._answer_due is not None and self._time.monotonic() >= self._answer_due:

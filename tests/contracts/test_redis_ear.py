@@ -141,17 +141,34 @@ def test_a_worker_that_is_closed_takes_no_ring_from_another(broker: RedisBroker)
     assert ids(other.receive(1, HANGS / 2)) == ["a"]
 
 
+def cut_ear(server: RedisServer, name: str) -> None:
+    """Have the server hang up on the client of this name that has listened last."""
+    with closing(Redis(port=server.port)) as admin:
+        (ear,) = [each for each in admin.client_list() if each["name"] == name and each["cmd"] == "blpop"]
+        admin.client_kill_filter(_id=ear["id"])
+
+
 def test_a_connection_that_is_cut_while_it_waits_is_an_outage(redis_server: RedisServer) -> None:
     name = f"shop-{secrets.token_hex(4)}"
     with open_broker(redis_server, client_name=name) as broker:
         consumer = Waiter(broker).consumer
-        with closing(Redis(port=redis_server.port)) as admin:
-            (ear,) = [each for each in admin.client_list() if each["name"] == name and each["cmd"] == "blpop"]
-            admin.client_kill_filter(_id=ear["id"])
+        cut_ear(redis_server, name)
         with pytest.raises(BrokerUnavailable):
             consumer.receive(1, HANGS)
         broker.publish([envelope("a")])
         assert ids(consumer.receive(1, 0)) == ["a"]
+
+
+def test_a_connection_that_is_cut_while_it_is_not_needed_is_no_outage(redis_server: RedisServer) -> None:
+    name = f"shop-{secrets.token_hex(4)}"
+    with open_broker(redis_server, client_name=name) as broker:
+        consumer = Waiter(broker).consumer
+        broker.publish([envelope("a")])
+        assert ids(consumer.receive(10, HANGS)) == ["a"]
+        cut_ear(redis_server, name)
+        waiting = Background(lambda: consumer.receive(1, HANGS / 2))
+        broker.publish([envelope("b")])
+        assert ids(waiting.result()) == ["b"]
 
 
 def test_a_server_that_never_answers_who_waits_is_an_outage(
