@@ -78,17 +78,20 @@ class RedisBackend(ResultBackend):
 
     def wait(self, ids: Sequence[str], timeout: float) -> Mapping[str, Record]:
         end = self._time.monotonic() + timeout
-        channels = list(map(self._key, ids))
+        channels = {self._key(id): id for id in ids}
         found = self.fetch(ids)
         while not _any_final(found) and (left := end - self._time.monotonic()) > 0:
             if self._news.refused:
                 return super().wait(ids, left)
-            with self._news.of(channels) as news:
+            with self._news.of(list(channels)) as news:
                 # What was stored before the news were ordered is seen by this look, what comes later is told.
                 found = self.fetch(ids)
                 while not (_any_final(found) or news.lost) and (left := end - self._time.monotonic()) > 0:
-                    news.wait(min(left, LOOK))
-                    found = self.fetch(ids)
+                    told = news.wait(min(left, LOOK))
+                    # Nothing at all, or that there is something too large to be told: then a look is needed.
+                    whole = {channels[key]: record for key, record in told.items() if record}
+                    small = {id: _record_from_bytes(id, record) for id, record in whole.items()}
+                    found = {**found, **small} if small else self.fetch(ids)
             if news.lost and not _any_final(found) and left > 0:
                 found = super().wait(ids, min(left, AGAIN))
         return found

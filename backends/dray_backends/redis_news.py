@@ -1,22 +1,20 @@
-"""News of results: one thread that listens to Redis for all threads of the process that wait.
+"""News of results: one connection to Redis, on which one thread listens for all threads of the process that wait.
 
-A connection of redis-py is for one thread only, so the listener alone speaks on its own. Who waits puts an order into
-a queue and wakes the listener through a channel that nobody else knows.
+Who waits orders on that connection itself, the thread reads. The news bring the record with them, if it is small.
 """
 
 from __future__ import annotations
 
-import queue
-import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from dray import SystemClock
 from dray_brokers.redis_connection import RedisLink
+from dray_brokers.redis_held_line import HeldLine
 
 #: Seconds between two looks for channels that nobody needs any more.
 TIDY = 1.0
@@ -28,16 +26,28 @@ class Bell:
     def __init__(self) -> None:
         #: True: no news will come to this one any more.
         self.lost = False
-        self._rung = threading.Event()
+        #: Channels and what was told there; None wakes without news.
+        self._rings: SimpleQueue[tuple[str, bytes] | None] = SimpleQueue()
 
-    def ring(self) -> None:
+    def ring(self, channel: str, told: bytes) -> None:
         """End the wait, or the next one."""
-        self._rung.set()
+        self._rings.put((channel, told))
 
-    def wait(self, seconds: float) -> None:
-        """Return when it rings, or has rung since the last call, or when the time is up."""
-        self._rung.wait(seconds)
-        self._rung.clear()
+    def lose(self) -> None:
+        """End the wait, and say that another one makes no sense."""
+        self.lost = True
+        self._rings.put(None)
+
+    def wait(self, seconds: float) -> Mapping[str, bytes]:
+        """Return when it rings, or has rung since the last call, or when the time is up; return what was told where."""
+        told: dict[str, bytes] = {}
+        with suppress(Empty):
+            ring = self._rings.get(timeout=seconds)
+            while True:
+                if ring is not None:
+                    told[ring[0]] = ring[1]
+                ring = self._rings.get_nowait()
+        return told
 
 
 class News:
@@ -76,54 +86,48 @@ class News:
             return self._listener
 
 
-class _Order:
-    """Channels that somebody wants to hear; `placed` when nothing on them can be missed, or nothing will come."""
-
-    def __init__(self, channels: Sequence[str]) -> None:
-        self.channels = channels
-        self.placed = threading.Event()
-
-
 class _Listener:
     """One connection and the thread that listens to it, until it breaks."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
-        self._line = link.another(TIDY)
+        self._line = link.another(HeldLine)
         self._time = SystemClock()
         #: True: the thread has ended, or is about to. `refused`: because we may not subscribe.
         self.over = self.refused = False
+        #: Held for all that follows, and by whoever tells the server something.
         self._lock = threading.Lock()
         self._bells: defaultdict[str, set[Bell]] = defaultdict(set)
-        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
-        # From here on of the thread alone.
-        self._own = f"{link.prefix}:news:{secrets.token_hex(8)}"
         self._subscribed: set[str] = set()
         #: Those of them that nobody needed at the last look.
         self._idle: set[str] = set()
         #: Orders by the channel whose confirmation completes them, in the order in which these will come.
-        self._unconfirmed: dict[str, list[_Order]] = {}
+        self._unconfirmed: dict[str, list[threading.Event]] = {}
+        #: When (monotonic) something was heard last, and whether the server was asked since whether it is still there.
+        self._heard, self._asked = self._time.monotonic(), False
+        try:
+            self._line.reach()
+        except BaseException:
+            self.end()
+            raise
         threading.Thread(target=self._run, name="dray-redis-news", daemon=True).start()
 
     def order(self, channels: Sequence[str], bell: Bell) -> None:
         """Let `bell` ring for `channels`; return when nothing on them can be missed, or the bell is lost."""
-        order = _Order(channels)
+        placed = threading.Event()
         with self._lock:
             if self.over:
-                bell.lost = True
+                bell.lose()
                 return
             for channel in channels:
                 self._bells[channel].add(bell)
-            self._orders.put(order)
-        try:
-            # Should the listener not be listening yet, it looks for orders as soon as it is.
-            self._link.main.command("PUBLISH", self._own, "")
-        except self._link.words.unavailable:
-            raise
-        except self._link.words.refused:
-            self.refused = True
-            self.end()
-        order.placed.wait(self._link.place.options.socket_timeout)
+            try:
+                self._subscribe(channels, placed)
+            except self._link.words.unavailable:
+                # The thread finds the connection broken as well. Who waits looks himself, and then orders anew.
+                bell.lose()
+                return
+        placed.wait(self._link.place.options.socket_timeout)
 
     def cancel(self, channels: Sequence[str], bell: Bell) -> None:
         """Let `bell` ring no more."""
@@ -138,78 +142,81 @@ class _Listener:
         """Hang up, which ends the thread."""
         self._link.let_go(self._line)
 
+    def _subscribe(self, channels: Sequence[str], placed: threading.Event) -> None:
+        new = [channel for channel in dict.fromkeys(channels) if channel not in self._subscribed]
+        if new:
+            self._subscribed.update(new)
+            self._unconfirmed.setdefault(new[-1], []).append(placed)
+            self._line.tell("SUBSCRIBE", *new)
+        elif self._unconfirmed:
+            # Some of its channels may have been asked for a moment ago, for somebody else.
+            next(reversed(self._unconfirmed.values())).append(placed)
+        else:
+            placed.set()
+
     # The thread.
 
     def _run(self) -> None:
-        pubsub = self._line.client.pubsub()
         try:
-            self._line.call(partial(pubsub.subscribe, self._own))
             tidied = self._time.monotonic()
             while True:
-                message = self._line.call(partial(pubsub.get_message, timeout=TIDY))
-                if message is not None:
-                    self._hear(pubsub, message["type"], message["channel"])
-                if self._time.monotonic() - tidied >= TIDY:
-                    tidied = self._time.monotonic()
-                    self._tidy(pubsub)
+                if self._line.heard(TIDY):
+                    self._hear(self._line.answer(pushed=True))
+                now = self._time.monotonic()
+                if now - tidied >= TIDY:
+                    tidied = now
+                    self._tidy()
+                    self._check(now)
         except self._link.words.unavailable:
             pass  # whoever waits looks for himself, and says so if Redis is away
         except self._link.words.refused:
             self.refused = True
         finally:
             self._end_all()
-            with suppress(Exception):
-                pubsub.close()
             self.end()
 
-    def _hear(self, pubsub: Any, kind: str, name: bytes | None) -> None:
+    def _hear(self, answer: Any) -> None:
+        self._heard, self._asked = self._time.monotonic(), False
+        if not isinstance(answer, list) or len(answer) != 3:
+            return  # that it is there
+        kind, name, told = answer
         channel = "" if name is None else name.decode("utf-8", "surrogatepass")
-        if kind == "subscribe":
-            for order in self._unconfirmed.pop(channel, ()):
-                order.placed.set()
-        if channel == self._own:
-            self._take_orders(pubsub)
-        elif kind == "message":
-            with self._lock:
-                bells = list(self._bells.get(channel, ()))
-            for bell in bells:
-                bell.ring()
+        with self._lock:
+            if kind == b"subscribe":
+                for placed in self._unconfirmed.pop(channel, ()):
+                    placed.set()
+            elif kind == b"message":
+                for bell in self._bells.get(channel, ()):
+                    bell.ring(channel, told)
 
-    def _take_orders(self, pubsub: Any) -> None:
-        with suppress(queue.Empty):
-            while True:
-                order = self._orders.get_nowait()
-                new = [channel for channel in dict.fromkeys(order.channels) if channel not in self._subscribed]
-                if new:
-                    self._subscribed.update(new)
-                    self._unconfirmed.setdefault(new[-1], []).append(order)
-                    self._line.call(partial(pubsub.subscribe, *new))
-                elif self._unconfirmed:
-                    # Some of its channels may have been asked for a moment ago, for somebody else.
-                    next(reversed(self._unconfirmed.values())).append(order)
-                else:
-                    order.placed.set()
-
-    def _tidy(self, pubsub: Any) -> None:
+    def _tidy(self) -> None:
         """Unsubscribe from what nobody has needed for a while: who waits for many comes back for most of them."""
         with self._lock:
             idle = self._subscribed.difference(self._bells)
-        leave = idle & self._idle
-        self._idle = idle - leave
-        if leave:
-            self._subscribed -= leave
-            self._line.call(partial(pubsub.unsubscribe, *leave))
+            leave = idle & self._idle
+            self._idle = idle - leave
+            if leave:
+                self._subscribed -= leave
+                self._line.tell("UNSUBSCRIBE", *leave)
+
+    def _check(self, now: float) -> None:
+        """Ask a server that has long been silent whether it is still there; give up one that does not answer that."""
+        options = self._link.place.options
+        if not options.health_check_interval or now - self._heard < options.health_check_interval:
+            return
+        if not self._asked:
+            self._asked = True
+            with self._lock:
+                self._line.tell("PING")
+        elif now - self._heard >= options.health_check_interval + options.socket_timeout:
+            raise self._link.words.unavailable(f"{self._link.words.url} cannot be reached: it has been silent")
 
     def _end_all(self) -> None:
         with self._lock:
             self.over = True
             bells = {bell for bells in self._bells.values() for bell in bells}
-        orders = [order for orders in self._unconfirmed.values() for order in orders]
-        with suppress(queue.Empty):
-            while True:
-                orders.append(self._orders.get_nowait())
+            orders = [placed for orders in self._unconfirmed.values() for placed in orders]
         for bell in bells:
-            bell.lost = True
-            bell.ring()
-        for order in orders:
-            order.placed.set()
+            bell.lose()
+        for placed in orders:
+            placed.set()

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import resources
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from redis import Redis, RedisCluster
@@ -33,6 +33,7 @@ PORT, SENTINEL_PORT = 6379, 26379
 UNBOUNDED = 2**31
 
 Certificates = Literal["required", "optional", "none"]
+L = TypeVar("L", bound="Line")
 
 
 class RedisOptions(msgspec.Struct, frozen=True):
@@ -370,11 +371,11 @@ class RedisLink:
             return None
         return str(answer.get(name, ""))
 
-    def another(self, longest: float) -> Line:
-        """Return a line for commands that block up to `longest` seconds; it is closed with the link at the latest."""
+    def another(self, kind: Callable[[RedisPlace, Words], L]) -> L:
+        """Return a line of its own, of this kind; it is closed with the link at the latest."""
         if self._main is None:
             raise self._closed()
-        line = Line(self.place, self.words, longest + self.place.options.socket_timeout)
+        line = kind(self.place, self.words)
         with self._lock:
             self._others.add(line)
         return line

@@ -12,12 +12,13 @@ import msgspec
 
 from dray import Consumer, Delivery, SystemClock
 
-from .redis_connection import Line
+from .redis_ear import Ear
 from .redis_queues import RedisQueues
 from .redis_records import TOKEN, deliveries_from, framed, framed_ids, mask_from_bytes, mask_of, mask_to_bytes
 
 #: Longest time (seconds) without a look at the queues, however quiet the bells: loans made meanwhile may have run out.
-LOOK = 1.0
+#: The scripts know it too, in shared.lua.
+LOOK = 2.0
 #: Most messages that one fetch brings.
 MOST = 1000
 
@@ -31,8 +32,9 @@ class RedisConsumer(Consumer):
         self._lease = lease
         self._time = SystemClock()
         #: For nothing but waiting: a connection that blocks can do nothing else.
-        self._ear: Line = redis.link.another(LOOK)
-        #: The queues in which nothing was found, and until when nothing is there unless a bell rings.
+        self._ear = redis.link.another(Ear)
+        self._queue_of = {redis.bell(queue): queue for queue in queues}
+        #: The queues that were found or left empty, and until when nothing is there unless a bell rings.
         self._quiet: tuple[frozenset[str], float] = frozenset(), 0.0
         #: Masks of what was lent and not settled, by queue and token: what `close` gives back.
         self._lent: defaultdict[str, dict[bytes, int]] = defaultdict(dict)
@@ -47,15 +49,12 @@ class RedisConsumer(Consumer):
             return []
         look = wait <= 0
         while True:
-            known, until = self._quiet
-            if look or not known.issuperset(names) or self._time.monotonic() >= until:
-                if taken := self._take(names, limit):
-                    return taken
-                _, until = self._quiet
+            if (look or not self._is_quiet(names)) and (taken := self._take(names, limit)):
+                return taken
             now = self._time.monotonic()
-            if now >= end:
+            if now >= end or self._ear.roused():
                 return []
-            look = self._listen(names, min(end, until) - now)
+            self._listen(names, now, end)
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return self._settle("ack", deliveries)
@@ -72,6 +71,9 @@ class RedisConsumer(Consumer):
     def extend(self, deliveries: Sequence[Delivery], seconds: float) -> Sequence[Delivery]:
         return self._settle("extend", deliveries, seconds)
 
+    def wake(self) -> None:
+        self._ear.wake()
+
     def close(self) -> None:
         self._redis.link.let_go(self._ear)
         lent, self._lent = self._lent, defaultdict(dict)
@@ -81,12 +83,13 @@ class RedisConsumer(Consumer):
                     self._end("return", queue, {token: (mask, b"") for token, mask in masks.items()})
 
     def _take(self, queues: Sequence[str], limit: int) -> list[Delivery]:
-        """Borrow up to `limit` messages; when there are none, note how long there will be none."""
+        """Borrow up to `limit` messages; when that was all there is, note how long there will be no more."""
         taken: list[Delivery] = []
         quiet = LOOK
         asked = self._time.monotonic()
         for some in self._redis.together(queues):
             if len(taken) >= limit:
+                quiet = 0.0
                 break
             token = os.urandom(TOKEN)
             keys = self._redis.with_bells_and_marks(some)
@@ -104,7 +107,7 @@ class RedisConsumer(Consumer):
             taken += came
         if self._redis.link.cluster and taken:
             taken = self._marked(taken)
-        self._quiet = (frozenset(), 0.0) if taken else (frozenset(queues), asked + quiet)
+        self._quiet = frozenset(queues), asked + quiet
         return taken
 
     def _marked(self, deliveries: list[Delivery]) -> list[Delivery]:
@@ -114,11 +117,19 @@ class RedisConsumer(Consumer):
             deliveries[n - 1] = _cancelled(deliveries[n - 1])
         return deliveries
 
-    def _listen(self, queues: Sequence[str], seconds: float) -> bool:
-        """Wait for a bell; return whether one has rung."""
-        # 0 would mean to Redis: for ever.
-        seconds = max(seconds, 0.001)
-        return self._ear.command("BLPOP", *map(self._redis.bell, queues), round(seconds, 3)) is not None
+    def _is_quiet(self, queues: Sequence[str]) -> bool:
+        known, until = self._quiet
+        return known.issuperset(queues) and self._time.monotonic() < until
+
+    def _listen(self, queues: Sequence[str], now: float, end: float) -> None:
+        """Wait for a bell, or until it is time to look; note in which queue there is something."""
+        known, until = self._quiet
+        # For all queues the server goes on listening when the call is over. Who takes from some of them is at work: a
+        # bell that rings before the next call would wake nobody, while another worker sleeps.
+        longest = until if len(queues) == len(self._queues) else min(until, end)
+        bell = self._ear.listen(list(map(self._redis.bell, queues)), min(end, until) - now, longest - now)
+        if bell is not None:
+            self._quiet = known.difference((self._queue_of[bell],)), until
 
     def _settle(self, verb: str, deliveries: Sequence[Delivery], detail: Any = b"") -> list[Delivery]:
         loans: defaultdict[str, defaultdict[bytes, list[Delivery]]] = defaultdict(lambda: defaultdict(list))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import states
+from .clock import SystemClock
 from .context import current
 from .errors import (
     BlockingCallError,
@@ -24,11 +26,12 @@ from .report import Report, read
 
 if TYPE_CHECKING:
     from .app import Dray
+    from .backend import Record
 
 T = TypeVar("T")
 
-#: Seconds between two checks, while waiting, that the broker still knows of the task.
-STILL_THERE = 5.0
+#: Seconds of waiting before the first check that the broker knows of the task, and between two: most end before it.
+AT_FIRST, STILL_THERE = 0.1, 5.0
 #: Longest time (seconds) an `aget` may have to wait for the round in which others are being waited for.
 ROUND = 0.02
 
@@ -171,17 +174,17 @@ class AsyncResult(Generic[T]):
         if self._final is None:
             self._may_block(disable_sync_subtasks)
         clock = self.app.clock
-        end = None if timeout is None else clock.monotonic() + timeout
-        self._report()
+        end = math.inf if timeout is None else clock.monotonic() + timeout
+        # On a clock that is moved by hand nothing might ever end that wait.
+        look = AT_FIRST if isinstance(clock, SystemClock) else 0.0
         while self._final is None:
-            if (over := self._over()) is not None:
+            left = max(0.0, end - clock.monotonic())
+            found = self.app.backend_for_reading(self._backend).wait([self.id], min(look, left))
+            if self._read(found.get(self.id)) is None and (over := self._over()) is not None:
                 return _given(over, propagate)  # type: ignore[no-any-return]
-            look = STILL_THERE if end is None else min(STILL_THERE, end - clock.monotonic())
-            if look <= 0:
+            if self._final is None and left <= look:
                 raise self._timeout(timeout)
-            self.app.backend_for_reading(self._backend).wait([self.id], look)
-            self._report()
-        assert self._final is not None
+            look = STILL_THERE
         return self._outcome(self._final, propagate)
 
     wait = get
@@ -224,7 +227,9 @@ class AsyncResult(Generic[T]):
     def _report(self) -> Report | None:
         if self._final is not None:
             return self._final
-        found = self.app.backend_for_reading(self._backend).fetch([self.id]).get(self.id)
+        return self._read(self.app.backend_for_reading(self._backend).fetch([self.id]).get(self.id))
+
+    def _read(self, found: Record | None) -> Report | None:
         if found is None:
             return None
         report = read(self.app, found)

@@ -110,6 +110,11 @@ class Source:
         """Ask it to take in nothing more. Safe in a signal handler."""
         self._stopping.set()
 
+    def wake(self) -> None:
+        """Have it notice at once what was asked of it. Not for a signal handler: consumers take locks."""
+        self._room.set()
+        self.consumer.wake()
+
     def fail(self, error: BaseException) -> None:
         """Take in nothing more, because of an error that the worker ends with."""
         self.failure = error
@@ -118,8 +123,7 @@ class Source:
 
     def join(self) -> None:
         """Wait until it takes in nothing more; jobs that waited to run alone are given back."""
-        self._room.set()
-        self.consumer.wake()
+        self.wake()
         while self._thread.is_alive():
             # By and by, for the main thread hears no signal that comes on its way into a wait.
             self._thread.join(WAIT)

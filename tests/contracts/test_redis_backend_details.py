@@ -94,10 +94,9 @@ def test_a_record_that_was_refused_is_no_news(backend: RedisBackend) -> None:
     backend.store([record("a", rank=2)], LONG)
     with backend._news.of([backend._key("a")]) as news:
         backend.store([record("a", final=False), record("a", rank=1)], LONG)
-        news.wait(0.05)
-        assert not news._rung.is_set()
+        assert news.wait(0.05) == {}
         backend.store([record("a", rank=3)], LONG)
-        wait_until(news._rung.is_set)
+        assert list(news.wait(HANGS)) == [backend._key("a")]
 
 
 def test_a_batch_is_one_call_and_nothing_is_read_of_what_is_new(
@@ -127,7 +126,7 @@ def test_threads_that_wait_share_one_connection(redis_server: RedisServer) -> No
     name = f"shop-{secrets.token_hex(4)}"
     with open_backend(redis_server, client_name=name) as backend:
         waiting = [Background(partial(backend.wait, [f"r{n}"], HANGS)) for n in range(8)]
-        wait_until(lambda: len(channels_of(backend, redis_server)) == 9)
+        wait_until(lambda: len(channels_of(backend, redis_server)) == 8)
         listening = ask(redis_server.port, "CLIENT LIST", "TYPE", "pubsub")
         assert [each["name"] for each in listening if each["name"] == name] == [name]
         backend.store([record(f"r{n}") for n in range(8)], LONG)
@@ -136,7 +135,34 @@ def test_threads_that_wait_share_one_connection(redis_server: RedisServer) -> No
 
 def test_channels_that_nobody_needs_any_more_are_left(backend: RedisBackend, redis_server: RedisServer) -> None:
     backend.wait([f"r{n}" for n in range(100)], 0.05)
-    wait_until(lambda: [name.split(":")[0] for name in channels_of(backend, redis_server)] == ["news"])
+    wait_until(lambda: channels_of(backend, redis_server) == [])
+
+
+@pytest.mark.usefixtures("nobody_looks")
+@pytest.mark.parametrize(("body", "fetches"), [(b"small", 2), (b"large" * 1000, 3)], ids=["small", "large"])
+def test_news_bring_a_record_with_them_if_it_is_small(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch, body: bytes, fetches: int
+) -> None:
+    stored, fetch, fetched = Record(id="a", state="SUCCESS", final=True, body=body), backend.fetch, list[object]()
+    monkeypatch.setattr(backend, "fetch", lambda ids: (found := fetch(ids), fetched.append(found))[0])
+    waiting = Background(partial(backend.wait, ["a", "never"], HANGS))
+    wait_until(lambda: len(fetched) == 2)
+    backend.store([stored], LONG)
+    assert waiting.result() == {"a": stored}
+    assert len(fetched) == fetches
+
+
+def test_a_server_that_says_nothing_any_more_is_asked_whether_it_is_there(redis_server: RedisServer) -> None:
+    with open_backend(redis_server, health_check_interval=1) as backend:
+        waiting = Background(lambda: backend.wait(["a"], HANGS))
+        wait_until(lambda: channels_of(backend, redis_server))
+        listener = backend._news._listener
+        assert listener is not None
+        before = listener._heard
+        wait_until(lambda: listener._heard > before)
+        backend.store([record("a")], LONG)
+        assert set(waiting.result()) == {"a"}
+        assert backend._news._listener is listener
 
 
 def test_a_wait_goes_on_when_the_connection_that_brings_news_is_lost(backend: RedisBackend) -> None:

@@ -101,6 +101,7 @@ SHARED = {
     ("backends", "dray_brokers.postgres_connection"),
     ("backends", "dray_brokers.postgres_schema"),
     ("backends", "dray_brokers.redis_connection"),
+    ("backends", "dray_brokers.redis_held_line"),
     ("backends", "dray_brokers.rabbitmq_channel"),
     ("backends", "dray_brokers.rabbitmq_connection"),
     ("backends", "dray_brokers.rabbitmq_publisher"),

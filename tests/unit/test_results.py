@@ -32,6 +32,7 @@ from dray import (
     UnknownResult,
 )
 from dray.testing import Driver
+from dray.testing.background import HANGS, Background
 
 START = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 
@@ -268,6 +269,28 @@ def test_get_times_out_and_says_where_the_task_is(dray_app: Dray) -> None:
         result.get(timeout=0)
     with pytest.raises(TimeoutError):
         result.get(timeout=0.01)
+
+
+def test_get_asks_the_broker_nothing_about_a_task_that_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Dray("shop", broker="memory://", set_as_current=False)
+    asked, find = list[object](), app.broker.find
+    monkeypatch.setattr(app.broker, "find", lambda ids: (asked.append(ids), find(ids))[1])
+    monkeypatch.setattr("dray.result.AT_FIRST", HANGS)
+    waiting = Background(app.task(add).delay(1).get)
+    with app.worker():
+        assert waiting.result() == 2
+    assert asked == []
+    monkeypatch.setattr("dray.result.AT_FIRST", 0.01)
+    with pytest.raises(UnknownResult):
+        app.AsyncResult("never-sent").get()
+    assert asked == [["never-sent"]]
+
+
+def test_get_on_a_clock_that_stands_still_says_why_there_is_no_result(dray_app: Dray) -> None:
+    result = dray_app.task(add).delay(1)
+    result.revoke()
+    with pytest.raises(TaskRevoked):
+        Background(result.get).result()
 
 
 async def test_aget_times_out_too(dray_app: Dray) -> None:

@@ -3,6 +3,9 @@
 -- records one after the other, each: length of the key (4 bytes), length of what is kept (4), the key, which is also
 -- the name of the channel, and what is kept: rank (double), 1 if final (1 byte), length of the state (2), state, body.
 
+-- Most bytes of a record that is told with the news of it; who waits for a larger one fetches it.
+local SMALL = 1024
+
 local records, at = ARGV[2], 1
 local keep = ARGV[1] == '' and {} or { 'PX', ARGV[1] }
 
@@ -23,5 +26,5 @@ while at <= #records do
   local stored = redis.call('SET', key, record, 'NX', unpack(keep))
   if not stored and not stays(key, record) then stored = redis.call('SET', key, record, unpack(keep)) end
   -- Who may not publish to channels stores all the same; who waits then looks from time to time.
-  if stored and record:byte(9) == 1 then redis.pcall('PUBLISH', key, '') end
+  if stored and record:byte(9) == 1 then redis.pcall('PUBLISH', key, length <= SMALL and record or '') end
 end

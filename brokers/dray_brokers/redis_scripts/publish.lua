@@ -36,8 +36,8 @@ for i = 1, #numbers do
   if delay > 0 then
     held[#held + 1], held[#held + 2] = names[n], record
     times[#times + 1], times[#times + 2] = now + delay, names[n]
-    -- Who listens looks once a second anyway; for what comes due before that, someone has to know of it.
-    if delay < 1 then soon = 1 end
+    -- Who listens looks every two seconds anyway; for what comes due before that, someone has to know of it.
+    if delay < LOOK then soon = 1 end
   else
     ready[#ready + 1] = record
   end

@@ -1,8 +1,8 @@
 -- Lends messages of one or several queues, in their order.
 -- KEYS: the bases of n queues [, their n bells, the marks of the cancelled ones].
 -- ARGV: n, most messages, seconds of the loan, token (8 bytes).
--- Returns how long nothing will change by itself (ms; -1: for ever; 0 when something was lent), the numbers of the lent
--- messages that are cancelled, and for each queue what was lent of it, packed as it is kept, or nothing.
+-- Returns how long nothing more will be there by itself (ms; -1: for ever; 0: there may be more now), the numbers of the
+-- lent messages that are cancelled, and for each queue what was lent of it, packed as it is kept, or nothing.
 
 local n, limit, lease, token = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local marks = KEYS[2 * n + 1]
@@ -82,18 +82,21 @@ local function next_change(queue)
   return soonest
 end
 
+-- Whether more could be lent: then every queue that was looked at is empty.
+local function has_room() return number < limit and weight < HEAVY end
+
 local loans, soonest = {}, nil
 for index = 1, n do
   local queue, bell = queue_of(KEYS[index]), KEYS[n + index]
   loans[index] = ''
-  if number < limit and weight < HEAVY then
+  if has_room() then
     ring(bell, catch_up(queue, now))
     local loan = take(queue)
     if #loan > 1 then loans[index] = lend(queue, loan) end
     -- The queue is empty: all rings until now were for what somebody has taken.
-    if bell and number < limit and weight < HEAVY then redis.call('DEL', bell) end
+    if bell and has_room() then redis.call('DEL', bell) end
   end
-  if number == 0 then
+  if has_room() then
     local change = next_change(queue)
     if change and (not soonest or change < soonest) then soonest = change end
   end
@@ -105,5 +108,5 @@ if marks then
     if mark and tonumber(mark) > now then cancelled[#cancelled + 1] = i end
   end
 end
-local quiet = number > 0 and 0 or soonest and math.max(0, math.ceil((soonest - now) * 1000)) or -1
+local quiet = not has_room() and 0 or soonest and math.max(0, math.ceil((soonest - now) * 1000)) or -1
 return { quiet, cancelled, unpack(loans) }

@@ -49,8 +49,8 @@ local function delay(records)
   end
   call('HSET', queue.held, held)
   call('ZADD', queue.delayed, times)
-  -- As in publish: whoever listens looks once a second anyway.
-  return tonumber(detail) < 1 and 1 or 0
+  -- As in publish: whoever listens looks in time for all others.
+  return tonumber(detail) < LOOK and 1 or 0
 end
 
 local function send_to_the_end(records)
