@@ -32,6 +32,11 @@ class Place(NamedTuple):
     #: its polls become longer and longer, up to 20 s.
     settles: float = 0.5
 
+    @property
+    def between_processes(self) -> bool:
+        """Whether a worker in another process sees what this one sends."""
+        return not self.url.startswith("memory:")
+
     def loop(self) -> Make:
         """Return what makes the bare loop."""
         module, _, name = self.limit.partition(":")

@@ -300,7 +300,7 @@ def test_a_worker_that_ends_is_told_with_its_last_words(harness: ModuleType, tmp
         attempt.worker() as worker,
         pytest.raises(attempts.TrialFailed, match=r"the worker ended with 1: .*No module named 'nobody_app'"),
     ):
-        attempt.watch(worker, 1)
+        worker.progress(1)
     with pytest.raises(attempts.TrialFailed, match=r"send ended with 1: .*nobody_app"):
         attempt.do("send", 1)
 
