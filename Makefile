@@ -80,8 +80,10 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## Measure throughput and latency beside a raw-driver loop
-	$(BIN)/python benchmarks/run.py
+# Instead for example: make bench BENCH='--rounds 1 --only redis --backlog 1000000 --delayed 1000000'
+BENCH ?= --markdown docs/performance.md
+bench: $(VENV)/.dev servers ## Measure beside raw-driver loops and judge the goals, into docs/performance.md; 12 minutes
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 bench-peers: $(VENV)/.dev servers ## Measure beside Celery, RQ and others, each in an environment of its own; an hour
 	$(BIN)/python benchmarks/run_peers.py --markdown docs/performance-peers.md

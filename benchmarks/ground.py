@@ -63,6 +63,8 @@ class Measure(NamedTuple):
     sides: Mapping[str, Trial]
     #: What the figures do not say.
     caveat: str
+    #: Whether the first round is enough: what takes long, and says much about itself each time.
+    once: bool = False
 
 
 class Size(NamedTuple):

@@ -37,15 +37,17 @@ dray runs with its default settings: at least once, leases renewed and checked, 
 for SQS and kombu into Redis, which then also is the store for what those brokers lack (marks of what was cancelled and
 of what has run). Beside dray, in the same run, stands a bare loop over the same driver, which does the least that a
 queue has to do: encode, store, fetch in batches, decode, call, delete. It is the limit on this machine. Rounds are
-interleaved (dray, limit, dray, limit ...); the tables have medians, and the lowest and highest round. *Of the limit* is
-how close dray comes to the bare loop: 1 is as good, more is better, whatever the unit. That share is worth more than
-the figures themselves, which repeat within 20 to 30 % on a machine that does other things too. Each task counts itself
-outside of dray, by one byte appended to a file (about 1 us on both sides).
+interleaved (dray, limit, dray, limit ...); the tables have medians, and the lowest and highest round. What takes long
+is measured in the first round only (calls after a long rest, growth on SQLite and PostgreSQL, idleness on SQS). *Of
+the limit* is how close dray comes to the bare loop: 1 is as good, more is better, whatever the unit. That share is
+worth more than the figures themselves, which repeat within 20 to 30 % on a machine that does other things too. Each
+task counts itself outside of dray, by one byte appended to a file (about 1 us on both sides).
 
 Servers run on the same machine and share its processors with whoever is measured, over loopback. None waits for its
 disk: Redis without a file, PostgreSQL with `fsync` off, RabbitMQ with persistent messages and confirms. MiniStack
 stands in for SQS: how many requests a task costs holds there too, how long they take does not (its long polls look for
-messages ten times a second). Slow brokers get fewer tasks.
+messages ten times a second). Slow brokers get fewer tasks. What is said of *dray worker*, of processes, growth, logs
+and payloads is of a worker that runs by its own command.
 
 Beside other task queues, by the same means for all: [performance-peers.md](performance-peers.md).
 """

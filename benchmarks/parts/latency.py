@@ -17,7 +17,7 @@ CAVEAT = (
     "One call at a time, 2 to 20 ms apart, to a worker with nothing else to do: `start` until the task runs, `result` "
     "until `get()` has its value. On memory the worker is a thread of the same process, elsewhere a process of its "
     "own. The bare loop is handed calls directly (memory), looks into the file every half millisecond (SQLite), which "
-    "nobody could afford while idle, or waits at the server. Up to ten seconds for each round, so that p99 of a slow "
+    "nobody could afford while idle, or waits at the server. Up to four seconds for each round, so that p99 of a slow "
     "broker is of few calls. Nothing about a busy worker, where calls wait for each other."
 )
 RESTED = tuple(Figure(f"{what} {which}", "ms", LATENCY) for what in ("start", "result") for which in ("p50", "max"))
@@ -26,13 +26,13 @@ RESTED_CAVEAT = (
     "to cost nothing; the first call after a pause pays for that."
 )
 LONG_CAVEAT = (
-    "A few workers, each with a queue of its own and a caller, all without work for that long; then one call to each, "
+    "Ten workers, each with a queue of its own and a caller, all without work for that long; then one call to each, "
     "one after the other. With so few there is no p99: the slowest stands in for it."
 )
 #: Seconds for which calls are made, however few they are.
-LONG_ENOUGH = 10.0
+LONG_ENOUGH = 4.0
 #: Where calls after a long pause are measured, and how many workers have that pause at the same time.
-RESTING, RESTERS = ("redis",), 6
+RESTING, RESTERS = ("redis",), 10
 
 
 def latency(ground: Ground) -> Iterator[Measure]:
@@ -47,13 +47,13 @@ def latency(ground: Ground) -> Iterator[Measure]:
         return samples({figure.name: 1000 * value for figure, value in zip(ANSWERED, values, strict=True)})
 
     def rested(make: Make) -> Samples:
-        return _rested(*_asked(ground, make, min(count, 4), lambda: idle))
+        return _rested(*_asked(ground, make, min(count, 3), lambda: idle))
 
     yield Measure("latency", ground.name, ANSWERED, ground.both(busy), CAVEAT)
     yield Measure(f"latency after {idle:g} s idle", ground.name, RESTED, ground.both(rested), RESTED_CAVEAT)
     if ground.name in RESTING:
         sides = {OURS: lambda: _rested(*_after_a_long_rest(ground, rest))}
-        yield Measure("latency after a long rest", ground.name, RESTED, sides, f"{rest:g} s. {LONG_CAVEAT}")
+        yield Measure("latency after a long rest", ground.name, RESTED, sides, f"{rest:g} s. {LONG_CAVEAT}", once=True)
 
 
 def _asked(ground: Ground, make: Make, count: int, pause: Callable[[], float]) -> tuple[list[float], list[float]]:

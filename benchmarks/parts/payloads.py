@@ -12,7 +12,7 @@ from ground import OURS, PAYLOADS, Figure, Ground, Measure, Sample, Samples
 #: Where they are measured: SQS takes no more than 256 KiB.
 AT = ("sqlite", "redis", "rabbitmq", "postgresql")
 #: Bytes of the argument by name, and how many calls of a throughput trial make one of that.
-SIZES = {"1 KiB": (1 << 10, 4), "64 KiB": (1 << 16, 40), "1 MiB": (1 << 20, 400)}
+SIZES = {"1 KiB": (1 << 10, 6), "64 KiB": (1 << 16, 30), "1 MiB": (1 << 20, 300)}
 CAVEAT = (
     "One text that cannot be compressed much, sent one by one, then run from the first to the last. The task takes it "
     "and does nothing. Nothing about memory: a worker holds as many as it has fetched."
@@ -24,7 +24,7 @@ def payloads(ground: Ground) -> Iterator[Measure]:
     if ground.name not in AT:
         return
     for name, (length, part) in SIZES.items():
-        yield _payload(ground, name, length, max(ground.tasks // part, 4))
+        yield _payload(ground, name, length, max(ground.size.tasks // part, 4))
 
 
 def _payload(ground: Ground, name: str, length: int, count: int) -> Measure:

@@ -32,4 +32,4 @@ def at_rest(ground: Ground) -> Measure:
             return {"load": Sample(100 * (after.seconds - before.seconds) / took), **traffic}
 
     figures = (Figure("load", "% CPU", REST), *ground.traffic("per s"))
-    return Measure("idle worker", ground.name, figures, {OURS: trial}, CAVEAT)
+    return Measure("idle worker", ground.name, figures, {OURS: trial}, CAVEAT, once=settles > idle)

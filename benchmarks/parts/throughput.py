@@ -27,7 +27,7 @@ WORK_CAVEAT = (
 
 def throughput(ground: Ground) -> Iterator[Measure]:
     """Yield what is sent and what is run at a place."""
-    many, few = ground.tasks, max(ground.tasks // 4, 1)
+    many, few = ground.tasks, max(ground.tasks // 8, 1)
     yield _sent("enqueue one by one", ground, few, lambda it: it.send(few))
     yield _sent("enqueue bulk", ground, many, lambda it: it.send_many(many))
     yield _worked("work def", ground, many, "def", stored=False)

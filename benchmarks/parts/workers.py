@@ -35,7 +35,7 @@ def workers(ground: Ground) -> Iterator[Measure]:
     if ground.name not in AT:
         return
     yield _processes("empty", ground, "tick", 0, ground.tasks)
-    yield _processes("computing", ground, "burn", BURN, max(ground.tasks // 25, 4))
+    yield _processes("computing", ground, "burn", BURN, max(ground.size.tasks // 6, 4))
     for kind, task, options in (("def", "nap", ("-c", f"{AT_ONCE}")), ("async def", "anap", ())):
         yield _naps(kind, ground, task, options)
     yield _log(ground)
@@ -65,7 +65,7 @@ def _processes(what: str, ground: Ground, task: str, argument: float, count: int
 
 
 def _naps(kind: str, ground: Ground, task: str, options: tuple[str, ...]) -> Measure:
-    count = min(max(ground.size.tasks // 5, 4), 2000)
+    count = min(max(ground.size.tasks // 4, 4), 2000)
     ideal = -(-count // AT_ONCE) * NAP
 
     def trial() -> Samples:

@@ -109,6 +109,33 @@ def test_what_is_missed_leads_to_what_is_said_of_it(judging: ModuleType, goals: 
     assert "| Flying | flying: rate | ≥ 10 /s | 9.00 /s | - | this run | met |" in page
 
 
+# Several Pythons
+
+
+@pytest.fixture
+def pythons(judging: ModuleType) -> ModuleType:
+    return importlib.import_module("run_pythons")
+
+
+def test_each_python_is_a_column_with_medians_and_a_missing_one_is_told(pythons: ModuleType) -> None:
+    rows = importlib.import_module("rows")
+
+    def run(value: float) -> Any:
+        return rows.report([row([value], [2 * value])], [], 1, "run", ["Redis 7"], {})
+
+    found = {"3.11.7": [run(100.0), run(300.0), run(200.0)], "3.14.0 free-threaded": [run(500.0)]}
+    page = pythons.as_markdown(found, {"python3.13": "no such file"}, 8)
+    assert "| measure | broker | 3.11.7 | 3.14.0 free-threaded |" in page
+    assert "| flying | pigeons | 200 (0.50) | 500 (0.50) |" in page
+    assert "Not measured: python3.13 (no such file)." in page
+
+
+def test_an_interpreter_that_is_not_there_is_left_out(pythons: ModuleType, tmp_path: Path) -> None:
+    left_out: dict[str, str] = {}
+    assert list(pythons._pythons([str(tmp_path / "python3.99")], tmp_path, left_out)) == []
+    assert "No such file" in left_out["python3.99"]
+
+
 # The goals that there are
 
 

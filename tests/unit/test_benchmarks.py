@@ -207,3 +207,20 @@ def test_a_measure_that_fails_is_left_out_with_its_reason_and_the_others_go_on()
     done = python("-c", ONE_BREAKS)
     assert done.stdout == "['walking'] {'flying pigeons': 'failed: ZeroDivisionError division by zero'}\n", done.stderr
     assert done.stderr.count("flying") == 1
+
+
+ONCE_IS_ENOUGH = """
+import run
+from ground import THROUGHPUT, Figure, Measure, Sample
+
+def measure(name, once):
+    figure = Figure("rate", "/s", THROUGHPUT)
+    return Measure(name, "pigeons", (figure,), {"dray": lambda: {"rate": Sample(4.0)}}, "Nothing.", once)
+
+print([len(row.dray) for row in run._rounds([measure("flying", True), measure("walking", False)], 3, {})])
+"""
+
+
+def test_what_takes_long_is_measured_in_the_first_round_only() -> None:
+    done = python("-c", ONCE_IS_ENOUGH)
+    assert done.stdout == "[1, 3]\n", done.stderr

@@ -260,7 +260,7 @@ def test_a_peer_is_installed_once_and_again_when_its_pins_change(
 ) -> None:
     environments = importlib.import_module("peers.environments")
     installed: list[Sequence[str]] = []
-    monkeypatch.setattr(environments.venv, "create", lambda home, **_: home.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(environments, "_create", lambda base, home: home.mkdir(parents=True, exist_ok=True))
     monkeypatch.setattr(environments, "_install", lambda python, requirements: installed.append(requirements))
     for requirements in (("pigeon==1",), ("pigeon==1",), ("pigeon==2",)):
         found, left_out = environments.pythons({"pigeon": requirements}, tmp_path, lambda text: None)
@@ -278,7 +278,7 @@ def test_a_peer_that_cannot_be_installed_is_left_out_and_tried_again_the_next_ti
         tried.append(python)
         raise subprocess.CalledProcessError(1, "pip", stderr="WARNING: slow\nERROR: No matching snail\n\n")
 
-    monkeypatch.setattr(environments.venv, "create", lambda home, **_: home.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(environments, "_create", lambda base, home: home.mkdir(parents=True, exist_ok=True))
     monkeypatch.setattr(environments, "_install", fail)
     for _ in range(2):
         left_out: dict[str, str] = {}
