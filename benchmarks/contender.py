@@ -97,8 +97,11 @@ class Contender(ABC):
         """Send `count` calls as fast as that can be done at once."""
 
     @abstractmethod
-    def work(self, kind: Kind, stored: bool) -> None:
-        """Run all that `send_many` has sent with these options, until the queue is empty."""
+    def work(self, kind: Kind, stored: bool) -> float:
+        """Run all that `send_many` has sent with these options, until the queue is empty; return the seconds it took.
+
+        What a worker needs to start and to stop is left out.
+        """
 
     @abstractmethod
     def answering(self) -> AbstractContextManager[Ask]:

@@ -87,8 +87,9 @@ class OurSide(Contender):
         else:
             self._ours.tick(kind, stored).delay_many((number,) for number in range(count))
 
-    def work(self, kind: Kind, stored: bool) -> None:
+    def work(self, kind: Kind, stored: bool) -> float:
         self._ours.app.worker().run_until_idle()
+        return self.ledger.seconds
 
     @contextmanager
     def answering(self) -> Iterator[Ask]:

@@ -27,7 +27,7 @@ LATER = 3600.0
 CAVEAT = (
     f"A worker that has run {WARMING} tasks is told to pause (SIGTSTP) while the queue is filled; then the first "
     f"{TIMED:,} tasks are timed, or all where there are fewer, {TIMES} times. `rate kept` is the rate at the longest "
-    "backlog as a part of the best at any shorter one, `memory kept` what the worker holds then as a multiple of what "
+    "backlog as a multiple of the median at shorter ones, `memory kept` what the worker holds then as a multiple of what "
     "it held at the shortest (PSS), read when the timed tasks have run. Of the queue on the server, see `queued task`."
 )
 DELAYED_CAVEAT = (
@@ -50,10 +50,10 @@ def _backlog(ground: Ground) -> Measure:
     def trial() -> Samples:
         found = {one: _at(ground, one) for one in backlogs}
         rates = {one: rate for one, (rate, _) in found.items()}
-        best = max(rates[one] for one in backlogs[:-1] or backlogs)
+        shorter = statistics.median(rates[one] for one in backlogs[:-1] or backlogs)
         return {
             **{_rate(one): Sample(rate) for one, rate in rates.items()},
-            "rate kept": Sample(rates[longest] / best),
+            "rate kept": Sample(rates[longest] / shorter),
             **{_memory(one): Sample(memory.pss / 1e6) for one, (_, memory) in found.items()},
             "memory kept": Sample(found[longest][1].pss / found[backlogs[0]][1].pss),
         }

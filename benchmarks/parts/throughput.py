@@ -17,9 +17,9 @@ ENQUEUE_CAVEAT = (
     "it; the bare loop writes a row, pushes to a list, publishes. Nothing about several senders at once."
 )
 WORK_CAVEAT = (
-    "One process, an empty task, the whole queue there before the worker starts. Counted from the first task to the "
-    "last, so that starting up is left out, and so is what happens to the last tasks after they have run; processor "
-    "time and traffic are of the whole. Real tasks do something: this is the price of each, not the rate to expect. "
+    "One process, an empty task, the whole queue there before the worker starts. dray is counted from the first task "
+    "to the last, so that starting up is left out, and so is what happens to the last tasks after they have run; the "
+    "bare loop has nothing to start. Processor time and traffic are of the whole. Real tasks do something: this is the price of each, not the rate to expect. "
     "The bare loop has no threads, leases, retries, deadlines, cancellation, dead letters or hooks, and one consumer "
     "only."
 )
@@ -47,11 +47,10 @@ def _sent(name: str, ground: Ground, count: int, send: Callable[[Contender], Non
 def _worked(name: str, ground: Ground, count: int, kind: Kind, *, stored: bool) -> Measure:
     def act(contender: Contender) -> float:
         with _collecting_as_a_worker_does():
-            contender.work(kind, stored)
-        ledger = contender.ledger
-        if ledger.count != count:
-            raise RuntimeError(f"{name} on {ground.name}: of {count} tasks {ledger.count} ran")
-        return (count - 1) / ledger.seconds
+            seconds = contender.work(kind, stored)
+        if contender.ledger.count != count:
+            raise RuntimeError(f"{name} on {ground.name}: of {count} tasks {contender.ledger.count} ran")
+        return (count - 1) / seconds
 
     return _paced(name, ground, count, WORK_CAVEAT, act, lambda it: it.send_many(count, kind, stored))
 
