@@ -27,8 +27,9 @@ LATER = 3600.0
 CAVEAT = (
     f"A worker that has run {WARMING} tasks is told to pause (SIGTSTP) while the queue is filled; then the first "
     f"{TIMED:,} tasks are timed, or all where there are fewer, {TIMES} times. `rate kept` is the rate at the longest "
-    "backlog as a multiple of the median at shorter ones, `memory kept` what the worker holds then as a multiple of what "
-    "it held at the shortest (PSS), read when the timed tasks have run. Of the queue on the server, see `queued task`."
+    "backlog as a multiple of the median at shorter ones, `memory kept` what the worker holds then as a multiple of "
+    "what it held at the shortest (PSS), read when the timed tasks have run. What the queue takes on the server is "
+    "`queued task`."
 )
 DELAYED_CAVEAT = (
     f"What an idle worker holds (PSS) before and after so many tasks are sent that are due in {LATER / 3600:g} h, once "

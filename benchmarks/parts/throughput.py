@@ -19,9 +19,9 @@ ENQUEUE_CAVEAT = (
 WORK_CAVEAT = (
     "One process, an empty task, the whole queue there before the worker starts. dray is counted from the first task "
     "to the last, so that starting up is left out, and so is what happens to the last tasks after they have run; the "
-    "bare loop has nothing to start. Processor time and traffic are of the whole. Real tasks do something: this is the price of each, not the rate to expect. "
-    "The bare loop has no threads, leases, retries, deadlines, cancellation, dead letters or hooks, and one consumer "
-    "only."
+    "bare loop has nothing to start. Processor time and traffic are of the whole. Real tasks do something: this is the "
+    "price of each, not the rate to expect. The bare loop has no threads, leases, retries, deadlines, cancellation, "
+    "dead letters or hooks, and one consumer only."
 )
 
 
