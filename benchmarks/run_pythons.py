@@ -1,7 +1,7 @@
 """dray on several Pythons: `python benchmarks/run_pythons.py python3.11 python3.13 python3.14t`.
 
 Each gets an environment of its own, in which `run.py` measures workers; one that cannot be made is left out, and the
-table says why.
+page says why.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ LOCKED = "import sys, dray, msgspec, redis, sqlite3; from dray import Dray; prin
 HEAD = """\
 # Performance on several Pythons
 
-Written by `python benchmarks/run_pythons.py`; not edited by hand. {date}, {machine}, {servers}, median of {rounds}
-rounds, one after the other on each Python, {tasks} tasks a trial on the slowest broker.
+Written by `make bench-pythons`; not edited by hand.
+
+{date}, {machine}, {servers}. Rounds on each Python: {rounds}, one after the other; `--tasks {tasks}`.
 
 Empty tasks a second in one worker process, from the first task to the last; in brackets as a part of the bare loop on
 the same Python, see [performance.md](performance.md). dray is as `pip install` leaves it there.
@@ -137,6 +138,8 @@ def _run(*command: str) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "not there"
     said = getattr(error, "stderr", None) or str(error)
     return " ".join(said.split())[-200:]
 

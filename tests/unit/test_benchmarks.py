@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from ..benchmark_modules import BENCHMARKS
+
 #: Those that need no server.
 HERE = ("--places", "memory,sqlite")
 

@@ -17,22 +17,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from ..benchmark_modules import BENCHMARKS, benchmark_modules
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
 def harness() -> Iterator[ModuleType]:
-    """The module `run_peers`, which like all of the benchmark is no package that is installed."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("run_peers")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in set(sys.modules) - before:
-            if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
+    with benchmark_modules() as load:
+        yield load("run_peers")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,23 +11,16 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-BENCHMARKS, DOCS = ROOT / "benchmarks", ROOT / "docs"
+from ..benchmark_modules import benchmark_modules
+
+DOCS = Path(__file__).parents[2] / "docs"
 HEADING = re.compile(r"^## (?P<subject>.+)$", re.M)
 
 
 @pytest.fixture(scope="module")
 def judging() -> Iterator[ModuleType]:
-    """The module `judging`, which like all of the benchmark is no package that is installed."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("judging")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in set(sys.modules) - before:
-            if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
+    with benchmark_modules() as load:
+        yield load("judging")
 
 
 @pytest.fixture(scope="module")
@@ -107,33 +99,6 @@ def test_what_is_missed_leads_to_what_is_said_of_it(judging: ModuleType, goals: 
         "| Flying | flying: rate | ≥ 10 /s | 9.00 /s | - | this run | [missed](performance-limits.md#flying) |" in page
     )
     assert "| Flying | flying: rate | ≥ 10 /s | 9.00 /s | - | this run | met |" in page
-
-
-# Several Pythons
-
-
-@pytest.fixture
-def pythons(judging: ModuleType) -> ModuleType:
-    return importlib.import_module("run_pythons")
-
-
-def test_each_python_is_a_column_with_medians_and_a_missing_one_is_told(pythons: ModuleType) -> None:
-    rows = importlib.import_module("rows")
-
-    def run(value: float) -> Any:
-        return rows.report([row([value], [2 * value])], [], 1, "run", ["Redis 7"], {})
-
-    found = {"3.11.7": [run(100.0), run(300.0), run(200.0)], "3.14.0 free-threaded": [run(500.0)]}
-    page = pythons.as_markdown(found, {"python3.13": "no such file"}, 8)
-    assert "| measure | broker | 3.11.7 | 3.14.0 free-threaded |" in page
-    assert "| flying | pigeons | 200 (0.50) | 500 (0.50) |" in page
-    assert "Not measured: python3.13 (no such file)." in page
-
-
-def test_an_interpreter_that_is_not_there_is_left_out(pythons: ModuleType, tmp_path: Path) -> None:
-    left_out: dict[str, str] = {}
-    assert list(pythons._pythons([str(tmp_path / "python3.99")], tmp_path, left_out)) == []
-    assert "No such file" in left_out["python3.99"]
 
 
 # The goals that there are
