@@ -19,14 +19,14 @@ class Goal(NamedTuple):
     #: At least that where more is better, at most that elsewhere.
     bound: float
     of: str = FIGURE
-    #: The measure and figure of the comparison with peers, where they have other names than here.
+    #: The measure and figure of the comparison with peers, where they are measured too.
     beside: tuple[str, str] | None = None
 
 
-def _worker(
+def _rate(
     subject: str, measure: str, place: str, rate: float, times: float | None, beside: str = ""
 ) -> tuple[Goal, ...]:
-    """Return the goals of a worker's rate: the figure, and how it stands to peers."""
+    """Return the goals of a rate: the figure, and how it stands to peers, who may call the measure otherwise."""
     peers = (beside or measure, "rate")
     absolute = Goal(subject, measure, place, "rate", rate, FIGURE, peers)
     return (absolute, absolute._replace(bound=times, of=PEER)) if times else (absolute,)
@@ -40,24 +40,24 @@ def _latency(subject: str, measure: str, names: tuple[str, str, str]) -> tuple[G
 
 
 GOALS: tuple[Goal, ...] = (
-    *_worker("Redis worker", "work def", "redis", 60_000, 12),
+    *_rate("Redis worker", "work def", "redis", 60_000, 12),
     Goal("Redis worker", "work def", "redis", "rate", 0.3, LOOP),
-    *_worker("Redis worker, results stored", "work def, results stored", "redis", 25_000, 8, "work, results stored"),
-    *_worker("Redis worker, coroutines", "work async def", "redis", 25_000, 7),
+    *_rate("Redis worker, results stored", "work def, results stored", "redis", 25_000, 8, "work, results stored"),
+    *_rate("Redis worker, coroutines", "work async def", "redis", 25_000, 7),
     Goal("Processes", "processes, empty", "redis", "gain", 1.5),
     Goal("Processes", "processes, computing", "redis", "gain", 1.9),
-    Goal("Sending one by one", "enqueue one by one", "redis", "rate", 0.85, LOOP),
-    *_worker("Sending in bulk", "enqueue bulk", "redis", 150_000, 10),
+    Goal("Sending one by one", "enqueue one by one", "redis", "rate", 0.85, LOOP, ("enqueue one by one", "rate")),
+    *_rate("Sending in bulk", "enqueue bulk", "redis", 150_000, 10),
     *_latency("Latency", "latency", ("start p50", "start p99", "result p50")),
     *_latency("Latency after a long rest", "latency after a long rest", ("start p50", "start max", "result p50")),
     Goal("Tasks that wait", "naps def", "redis", "share", 97, FIGURE, ("naps def", "of the ideal")),
     Goal("Tasks that wait", "naps async def", "redis", "share", 97, FIGURE, ("naps async def", "of the ideal")),
-    *_worker("RabbitMQ worker", "work def", "rabbitmq", 25_000, 3.5),
+    *_rate("RabbitMQ worker", "work def", "rabbitmq", 25_000, 3.5),
     Goal("RabbitMQ, sending in bulk", "enqueue bulk", "rabbitmq", "rate", 12_000, FIGURE, ("enqueue bulk", "rate")),
-    *_worker("SQLite worker", "work def", "sqlite", 40_000, 10),
+    *_rate("SQLite worker", "work def", "sqlite", 40_000, 10),
     # Its fastest peer has coroutines only.
-    *_worker("PostgreSQL worker", "work def", "postgresql", 25_000, None),
-    *_worker("PostgreSQL worker", "work async def", "postgresql", 25_000, 2),
+    *_rate("PostgreSQL worker", "work def", "postgresql", 25_000, None),
+    *_rate("PostgreSQL worker", "work async def", "postgresql", 25_000, 2),
     Goal("PostgreSQL worker, long queue", "backlog", "postgresql", "rate at 200,000", 25_000),
     Goal("SQS", "work def", "sqs", "SQS requests", 0.22),
     Goal("SQS, idle", "idle worker", "sqs", "SQS requests", 3 / 60),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,12 +16,10 @@ from rows import Row
 SAID = "performance-limits.md"
 MET, MISSED = "met", "missed"
 
-HEAD = """\
-## Goals
-
-*This run* is the one above. {peers} Goals that are missed lead to what was tried, what the profile says and what the
-limit is.
-"""
+HEAD = (
+    "*This run* is the one above. {peers} Goals that are missed lead to what was tried, what the profile says and what "
+    "the limit is."
+)
 
 
 class Verdict(NamedTuple):
@@ -83,7 +82,7 @@ def _of_peer(goal: Goal, standing: beside.Row, ratio: float) -> Verdict:
 
 def as_markdown(found: Sequence[Verdict], peers: beside.Standings | None) -> Iterator[str]:
     """Give the section of the goals."""
-    yield HEAD.format(peers=_run_of(peers))
+    yield from ("## Goals", "", textwrap.fill(HEAD.format(peers=_run_of(peers)), 120, break_on_hyphens=False), "")
     yield "| goal | of | aim | measured | beside the best peer | run | |"
     yield "|---|---|---|---:|---|---|---|"
     for one in found:
@@ -97,11 +96,6 @@ def as_text(found: Sequence[Verdict]) -> Iterator[str]:
     for one in found:
         subject, what, aim, measured, *_ = _words(one)
         yield f"{MET if one.met else MISSED:8}{subject}, {what}: {measured}, aim {aim}"
-
-
-def missed(found: Sequence[Verdict]) -> set[str]:
-    """Return the subjects of which something is missed."""
-    return {one.goal.subject for one in found if not one.met}
 
 
 def _words(one: Verdict) -> tuple[str, ...]:

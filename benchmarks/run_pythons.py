@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +40,8 @@ HEAD = """\
 
 Written by `make bench-pythons`; not edited by hand.
 
-{date}, {machine}, {servers}. Rounds on each Python: {rounds}, one after the other; `--tasks {tasks}`.
+{date}, {machine}, {servers}.
+Rounds on each Python: {rounds}, one after the other; `--tasks {tasks}`.
 
 Empty tasks a second in one worker process, from the first task to the last; in brackets as a part of the bare loop on
 the same Python, see [performance.md](performance.md). dray is as `pip install` leaves it there.
@@ -109,7 +111,7 @@ def _measured(python: Python, tasks: int) -> Report:
 def as_markdown(found: Mapping[str, Sequence[Report]], left_out: Mapping[str, str], tasks: int) -> str:
     """Return the page: a line for each measure and broker, a column for each Python."""
     every = [run for runs in found.values() for run in runs]
-    lines = [f"Not measured: {name} ({why}).\n" for name, why in left_out.items()]
+    lines = [f"{textwrap.fill(f'Not measured: {name} ({why}).', 120)}\n" for name, why in left_out.items()]
     if every:
         said = {"date": every[0].date, "machine": every[0].machine, "servers": ", ".join(every[0].servers)}
         rounds = max(len(runs) for runs in found.values())
