@@ -7,10 +7,11 @@ PYTEST := $(BIN)/python -m pytest
 CONTRACTS ?= tests/contracts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers unit contracts grades acceptance faults plugin check lint types format bench bench-peers docs clean
+.PHONY: help demo test servers unit contracts grades acceptance faults plugin check lint types format bench bench-peers
+.PHONY: bench-pythons docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker killed on the way, nothing lost
 	@$(BIN)/dray demo
@@ -80,8 +81,14 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## Measure throughput and latency beside a raw-driver loop
-	$(BIN)/python benchmarks/run.py
+# Instead for example: make bench BENCH='--rounds 1 --only redis --backlog 1000000 --delayed 1000000'
+BENCH ?= --markdown docs/performance.md
+bench: $(VENV)/.dev servers ## Measure beside raw-driver loops and judge the goals, into docs/performance.md; 12 minutes
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+PYTHONS ?= python3.11 python3.12 python3.13 python3.13t python3.14 python3.14t
+bench-pythons: $(VENV)/.dev servers ## Measure workers on several Pythons (PYTHONS=...), each in an environment of its own
+	$(BIN)/python benchmarks/run_pythons.py $(PYTHONS) --markdown docs/performance-pythons.md
 
 bench-peers: $(VENV)/.dev servers ## Measure beside Celery, RQ and others, each in an environment of its own; an hour
 	$(BIN)/python benchmarks/run_peers.py --markdown docs/performance-peers.md

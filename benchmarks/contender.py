@@ -39,19 +39,25 @@ class Ledger:
     """Counts what has run, outside of whatever is measured: one byte appended to a file by each task.
 
     Appending is atomic, so threads and processes may share the file. It costs about a microsecond, on every side.
+    Where the tasks run in this process, it also knows when the first and the last of them did.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._began: float | None = None
+        self._ended = 0.0
 
     def tick(self, number: int) -> None:
         """Do the work of a `def` task, which is next to nothing."""
         os.write(self._file, b".")
+        self._ended = time.perf_counter()
+        if self._began is None:
+            self._began = self._ended
 
     async def atick(self, number: int) -> None:
         """Do the work of an `async def` task."""
-        os.write(self._file, b".")
+        self.tick(number)
 
     def stamp(self, number: int) -> float:
         """Return when the task started, on a clock that all processes of the machine share."""
@@ -61,6 +67,11 @@ class Ledger:
     def count(self) -> int:
         """How many tasks have run."""
         return os.fstat(self._file).st_size
+
+    @property
+    def seconds(self) -> float:
+        """How long it took from the first task to the last, of those that ran in this process."""
+        return 0.0 if self._began is None else self._ended - self._began
 
     def close(self) -> None:
         """Let go of the file."""
@@ -86,8 +97,11 @@ class Contender(ABC):
         """Send `count` calls as fast as that can be done at once."""
 
     @abstractmethod
-    def work(self, kind: Kind, stored: bool) -> None:
-        """Run all that `send_many` has sent with these options, until the queue is empty."""
+    def work(self, kind: Kind, stored: bool) -> float:
+        """Run all that `send_many` has sent with these options, until the queue is empty; return the seconds it took.
+
+        What a worker needs to start and to stop is left out.
+        """
 
     @abstractmethod
     def answering(self) -> AbstractContextManager[Ask]:

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from watched import memory_of
+
 from dray import Dray
 
 APP = """
@@ -40,14 +42,7 @@ CHUNK, WAITING = 5000, 10_000
 
 def resident(pid: int) -> int:
     """Return the resident memory of a process and its children, in bytes."""
-    found = 0
-    for one in (pid, *children(pid)):
-        try:
-            lines = Path(f"/proc/{one}/status").read_text().splitlines()
-        except OSError:
-            continue
-        found += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-    return found
+    return sum(memory_of(one).rss for one in (pid, *children(pid)))
 
 
 def children(pid: int) -> list[int]:

@@ -17,6 +17,8 @@ from dray.garbage import settle_down
 
 #: Seconds after which an unanswered call ends the benchmark.
 PATIENCE = 30.0
+#: The queue of whoever needs no other.
+QUEUE = "default"
 
 _spawning = multiprocessing.get_context("spawn")
 
@@ -25,9 +27,15 @@ class App:
     """An app with the tasks of the benchmark. Results are kept beside the messages, as they are by default, where they
     can be."""
 
-    def __init__(self, place: str, spot: Spot, ledger: Ledger) -> None:
+    def __init__(self, place: str, spot: Spot, ledger: Ledger, queue: str) -> None:
         url, results = PLACES[place].url, PLACES[place].results
-        self.app = Dray("bench", broker=spot.url(url), backend=results and spot.url(results), set_as_current=False)
+        self.app = Dray(
+            "bench",
+            broker=spot.url(url),
+            backend=results and spot.url(results),
+            set_as_current=False,
+            task_default_queue=queue,
+        )
         self.stamp = self._task(ledger.stamp, "bench.stamp", stored=True)
         self._ticks = {
             (kind, stored): self._task(function, f"bench.{function.__name__}.{stored}", stored)
@@ -56,16 +64,16 @@ class App:
 
 
 class OurSide(Contender):
-    """dray at one of the places."""
+    """dray at one of the places, with one queue."""
 
-    def __init__(self, spot: Spot, place: str) -> None:
+    def __init__(self, spot: Spot, place: str, queue: str = QUEUE) -> None:
         super().__init__(spot)
-        self._place = place
-        self._ours = App(place, spot, self.ledger)
+        self._place, self._queue = place, queue
+        self._ours = App(place, spot, self.ledger, queue)
         self._others = ExitStack()
         # Plugins are loaded and connections opened with the first call, which is not what is measured here.
         self._ours.tick().delay(0)
-        self._ours.app.broker.purge(self._ours.app.conf.task_default_queue)
+        self._ours.app.broker.purge(queue)
 
     def send(self, count: int) -> None:
         delay = self._ours.tick().delay
@@ -79,13 +87,14 @@ class OurSide(Contender):
         else:
             self._ours.tick(kind, stored).delay_many((number,) for number in range(count))
 
-    def work(self, kind: Kind, stored: bool) -> None:
+    def work(self, kind: Kind, stored: bool) -> float:
         self._ours.app.worker().run_until_idle()
+        return self.ledger.seconds
 
     @contextmanager
     def answering(self) -> Iterator[Ask]:
         # Where it can be, the worker is in a process of its own, as in production.
-        worker = worker_process(self._place, self.spot) if self._ours.shared else self._ours.app.worker()
+        worker = worker_process(self._place, self.spot, self._queue) if self._ours.shared else self._ours.app.worker()
         with worker:
             yield self._ask
 
@@ -109,9 +118,9 @@ class Used(NamedTuple):
     traffic: tuple[float, ...]
 
 
-def worker_process(place: str, spot: Spot) -> Any:
+def worker_process(place: str, spot: Spot, queue: str = QUEUE) -> Any:
     """Have a worker in another process within the context; it gives a function that returns what it has `Used`."""
-    return _process(_serve, place, spot)
+    return _process(_serve, place, spot, queue)
 
 
 @contextmanager
@@ -134,10 +143,10 @@ def _process(target: Callable[..., None], *arguments: Any) -> Iterator[Callable[
         process.join(PATIENCE)
 
 
-def _serve(place: str, spot: Spot, pipe: Connection) -> None:
+def _serve(place: str, spot: Spot, queue: str, pipe: Connection) -> None:
     """Run a worker until the pipe is closed, telling what it has used when asked: what the other process does."""
     meters = [kind(spot.servers) for kind in PLACES[place].meters]
-    ours = App(place, spot, Ledger(spot.folder / "ledger"))
+    ours = App(place, spot, Ledger(spot.folder / "ledger"), queue)
     with ours.app.worker(), suppress(EOFError):
         settle_down()  # as `dray worker` does
         while pipe.recv():
@@ -147,7 +156,7 @@ def _serve(place: str, spot: Spot, pipe: Connection) -> None:
 
 def _send(place: str, spot: Spot, count: int, kind: Kind, pipe: Connection) -> None:
     """Send calls, and take what comes back until the pipe is closed."""
-    ours = App(place, spot, Ledger(spot.folder / "ledger"))
+    ours = App(place, spot, Ledger(spot.folder / "ledger"), QUEUE)
     ours.tick(kind, stored=True).delay_many((number,) for number in range(count))
     with suppress(EOFError):
         while pipe.recv():

@@ -22,7 +22,7 @@ class Place(NamedTuple):
     results: str | None = None
     #: The servers that are needed, all emptied after each trial.
     servers: tuple[str, ...] = ()
-    #: How many tasks, as a part of what others get: fewer where each takes long.
+    #: How many tasks of what is asked for: enough for about a second, where that is possible.
     share: float = 1.0
     #: What is counted, both for dray and the limit.
     meters: tuple[type[Meter], ...] = ()
@@ -31,6 +31,11 @@ class Place(NamedTuple):
     #: Seconds after its start that an idle worker takes to settle down, and for which it is watched at least. On SQS
     #: its polls become longer and longer, up to 20 s.
     settles: float = 0.5
+
+    @property
+    def between_processes(self) -> bool:
+        """Whether a worker in another process sees what this one sends."""
+        return not self.url.startswith("memory:")
 
     def loop(self) -> Make:
         """Return what makes the bare loop."""
@@ -52,19 +57,19 @@ _RABBIT = Place(
     "rabbitmq:RabbitLoop",
     "rpc://",
     ("rabbitmq",),
-    0.5,
+    1.0,
     (AmqpMethods,),
     _on("rabbitmq"),
 )
 
 PLACES = {
-    "memory": Place("memory://", "memory:MemoryLoop"),
-    "sqlite": Place("sqlite:///{folder}/tasks.db", "sqlite:SqliteLoop", weigh=_files),
-    "redis": Place("{redis}", "redis:RedisLoop", None, ("redis",), 1.0, _REDIS, _on("redis")),
+    "memory": Place("memory://", "memory:MemoryLoop", share=2.0),
+    "sqlite": Place("sqlite:///{folder}/tasks.db", "sqlite:SqliteLoop", share=3.0, weigh=_files),
+    "redis": Place("{redis}", "redis:RedisLoop", None, ("redis",), 4.0, _REDIS, _on("redis")),
     "rabbitmq": _RABBIT,
-    "rabbitmq quorum": _RABBIT._replace(url="{rabbitmq}?queue_type=quorum", limit="rabbitmq:QuorumLoop", share=0.25),
+    "rabbitmq quorum": _RABBIT._replace(url="{rabbitmq}?queue_type=quorum", limit="rabbitmq:QuorumLoop", share=0.4),
     "postgresql": Place(
-        "{postgresql}", "postgres:PostgresLoop", None, ("postgresql",), 0.5, (SqlStatements,), _on("postgresql")
+        "{postgresql}", "postgres:PostgresLoop", None, ("postgresql",), 1.5, (SqlStatements,), _on("postgresql")
     ),
     "sqs": Place("{sqs}", "sqs:SqsLoop", "{redis}", ("sqs", "redis"), 0.05, (SqsRequests, RedisCommands), settles=21.0),
     "kombu+redis": Place("kombu+{redis}", "kombu:KombuLoop", "{redis}", ("redis",), 0.1, _REDIS, _on("redis")),

@@ -1,16 +1,15 @@
-"""From samples to what people read: rows with medians, spread and ratios; as text, Markdown and JSON."""
+"""From rows to what people read: goals and tables with medians, spread and ratios; as text and Markdown."""
 
 from __future__ import annotations
 
-import os
-import platform
-import sqlite3
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
 
-import msgspec
-from measures import LIMIT, OURS, TRAFFIC, Figure, Measure, Sample
+import judging
+from formats import number, share
+from ground import TRAFFIC
+from peers.standings import Standings
+from rows import Report, Row
 
 #: What each of the columns shows.
 COLUMNS = (
@@ -22,7 +21,6 @@ COLUMNS = (
     "from - to",
     "limit",
     "of the limit",
-    "aim",
     "CPU us: dray",
     "limit",
 )
@@ -30,7 +28,7 @@ COLUMNS = (
 HEAD = """\
 # Performance
 
-Written by `python benchmarks/run.py --markdown docs/performance.md`; not edited by hand.
+Written by `make bench`; not edited by hand.
 
 {circumstances}. Command: `{command}`.
 {left_out}
@@ -39,15 +37,17 @@ dray runs with its default settings: at least once, leases renewed and checked, 
 for SQS and kombu into Redis, which then also is the store for what those brokers lack (marks of what was cancelled and
 of what has run). Beside dray, in the same run, stands a bare loop over the same driver, which does the least that a
 queue has to do: encode, store, fetch in batches, decode, call, delete. It is the limit on this machine. Rounds are
-interleaved (dray, limit, dray, limit ...); the tables have medians, and the lowest and highest round. *Of the limit* is
-how close dray comes to the bare loop: 1 is as good, more is better, whatever the unit. That share is worth more than
-the figures themselves, which repeat within 20 to 30 % on a machine that does other things too. Each task counts itself
-outside of dray, by one byte appended to a file (about 1 us on both sides).
+interleaved (dray, limit, dray, limit ...); the tables have medians, and the lowest and highest round. What takes long
+is measured in the first round only (calls after a long rest, growth on SQLite and PostgreSQL, idleness on SQS). *Of
+the limit* is how close dray comes to the bare loop: 1 is as good, more is better, whatever the unit. That share is
+worth more than the figures themselves, which repeat within 20 to 30 % on a machine that does other things too. Each
+task counts itself outside of dray, by one byte appended to a file (about 1 us on both sides).
 
 Servers run on the same machine and share its processors with whoever is measured, over loopback. None waits for its
 disk: Redis without a file, PostgreSQL with `fsync` off, RabbitMQ with persistent messages and confirms. MiniStack
 stands in for SQS: how many requests a task costs holds there too, how long they take does not (its long polls look for
-messages ten times a second). Slow brokers get fewer tasks.
+messages ten times a second). Slow brokers get fewer tasks. What is said of *dray worker*, of processes, growth, logs
+and payloads is of a worker that runs by its own command.
 
 Beside other task queues, by the same means for all: [performance-peers.md](performance-peers.md).
 """
@@ -66,87 +66,8 @@ GLANCE = (
 )
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure on one broker, over all rounds. Every sample is kept, in the order of the rounds."""
-
-    measure: str
-    place: str
-    figure: str
-    unit: str
-    #: Of the report.
-    part: str
-    dray: list[float]
-    limit: list[float]
-    #: Processor time per call, in microseconds; empty where that says nothing.
-    dray_cpu: list[float]
-    limit_cpu: list[float]
-    #: How much of the limit's speed dray reaches, median of the rounds: 1 is as fast as the bare loop, more is faster.
-    ratio: float | None
-    aim: float | None
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one run found, and where."""
-
-    machine: str
-    python: str
-    #: What ran, with versions.
-    servers: list[str]
-    #: Why some brokers were not measured.
-    left_out: dict[str, str]
-    date: str
-    command: str
-    rounds: int
-    rows: list[Row]
-    #: What the figures of each measure do not say.
-    caveats: dict[str, str]
-
-
-def row(measure: Measure, figure: Figure, samples: dict[str, list[Sample]]) -> Row:
-    """Sum up the samples of one figure, by side."""
-    ours, limit = samples[OURS], samples.get(LIMIT, [])
-    # Each round by itself: its two sides met the machine in about the same state.
-    both = [(a.value, b.value) for a, b in zip(ours, limit, strict=False) if a.value > 0 and b.value > 0]
-    ratios = [a / b if figure.is_rate else b / a for a, b in both]
-    return Row(
-        measure=measure.name,
-        place=measure.place,
-        figure=figure.name,
-        unit=figure.unit,
-        part=figure.part,
-        dray=[sample.value for sample in ours],
-        limit=[sample.value for sample in limit],
-        dray_cpu=[sample.cpu for sample in ours if sample.cpu is not None],
-        limit_cpu=[sample.cpu for sample in limit if sample.cpu is not None],
-        ratio=_middle(ratios),
-        aim=figure.aim,
-    )
-
-
-def report(
-    rows: Sequence[Row],
-    measured: Iterable[Measure],
-    rounds: int,
-    command: str,
-    servers: Iterable[str],
-    left_out: Mapping[str, str],
-) -> Report:
-    """Put a run's rows together with the circumstances."""
-    return Report(
-        machine=f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        servers=[f"SQLite {sqlite3.sqlite_version}", *servers],
-        left_out=dict(left_out),
-        date=datetime.now(UTC).date().isoformat(),
-        command=command,
-        rounds=rounds,
-        rows=list(rows),
-        caveats={measure.name: measure.caveat for measure in measured},
-    )
-
-
-def as_text(found: Report) -> str:
-    """Return the table for a terminal."""
+def as_text(found: Report, peers: Standings | None) -> str:
+    """Return the table for a terminal, and the goals."""
     cells = [COLUMNS, *(_cells(row) for row in found.rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
     lines = [
@@ -156,17 +77,14 @@ def as_text(found: Report) -> str:
         ).rstrip()
         for line in cells
     ]
-    return "\n".join([_circumstances(found), "", *lines])
+    verdicts = list(judging.verdicts(found.rows, peers))
+    return "\n".join([_circumstances(found), "", *lines, "", *judging.as_text(verdicts)])
 
 
-def as_json(found: Report) -> bytes:
-    """Return everything, every sample included."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2)
-
-
-def as_markdown(found: Report) -> str:
+def as_markdown(found: Report, peers: Standings | None) -> str:
     """Return the page for the documentation."""
-    return "\n".join([_head(found), *_glance(found), *_tables(found), *_caveats(found)])
+    goals = judging.as_markdown(list(judging.verdicts(found.rows, peers)), peers)
+    return "\n".join([_head(found), *goals, *_glance(found), *_tables(found), *_caveats(found)])
 
 
 def _head(found: Report) -> str:
@@ -190,7 +108,7 @@ def _glance(found: Report) -> Iterable[str]:
 def _brief(one: Row | None) -> str:
     if one is None:
         return "-"
-    return _number(_middle(one.dray)) + ("" if one.ratio is None else f" ({_share(one.ratio)})")
+    return number(_middle(one.dray)) + ("" if one.ratio is None else f" ({share(one.ratio)})")
 
 
 def _tables(found: Report) -> Iterable[str]:
@@ -220,7 +138,7 @@ def _traffic(rows: Sequence[Row]) -> Iterable[str]:
 
 
 def _with_limit(one: Row) -> str:
-    return _number(_middle(one.dray)) + (f" ({_number(_middle(one.limit))})" if one.limit else "")
+    return number(_middle(one.dray)) + (f" ({number(_middle(one.limit))})" if one.limit else "")
 
 
 def _caveats(found: Report) -> Iterable[str]:
@@ -246,28 +164,14 @@ def _cells(one: Row) -> tuple[str, ...]:
         one.place or "-",
         one.figure,
         one.unit,
-        _number(_middle(one.dray)),
-        f"{_number(min(one.dray))} - {_number(max(one.dray))}",
-        _number(_middle(one.limit)),
-        "-" if one.ratio is None else _share(one.ratio),
-        _number(one.aim),
-        _number(_middle(one.dray_cpu)),
-        _number(_middle(one.limit_cpu)),
+        number(_middle(one.dray)),
+        f"{number(min(one.dray))} - {number(max(one.dray))}",
+        number(_middle(one.limit)),
+        "-" if one.ratio is None else share(one.ratio),
+        number(_middle(one.dray_cpu)),
+        number(_middle(one.limit_cpu)),
     )
 
 
 def _middle(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
-
-
-def _share(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
-
-
-def _number(value: float | None) -> str:
-    """Return a number with as many digits as mean something."""
-    if value is None:
-        return "-"
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 or not value else f"{value:.4f}"

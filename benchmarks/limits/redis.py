@@ -1,4 +1,4 @@
-"""The limit of redis://: a list of calls, and a list of those that are lent, moved over by a script of three lines."""
+"""The limit of redis://: a list of calls, and a list of those that are lent; fetched and acked by scripts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ local taken = redis.call('LPOP', KEYS[1], ARGV[1])
 if taken then redis.call('RPUSH', KEYS[2], unpack(taken)) end
 return taken
 """
+ACK = "redis.call('LTRIM', KEYS[1], ARGV[1], -1)"
 CALLS, LENT, RESULTS, RESULT = "limit:calls", "limit:lent", "limit:results", "limit:result:"
 
 
@@ -25,6 +26,7 @@ class RedisLoop(SharedLoop):
         super().__init__(spot)
         self._redis = redis.Redis.from_url(spot.servers["redis"], protocol=2)
         self._take = self._redis.register_script(TAKE)
+        self._ack = self._redis.register_script(ACK)
         self._stored = 0
 
     def put(self, bodies: Sequence[bytes]) -> None:
@@ -34,12 +36,8 @@ class RedisLoop(SharedLoop):
         return [(None, body) for body in self._take(keys=[CALLS, LENT], args=[BATCH]) or ()]
 
     def settle(self, items: Sequence[Item], results: Sequence[bytes]) -> None:
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for result in results:
-                self._stored += 1
-                pipeline.set(f"{RESULT}{self._stored}", result, ex=KEPT)
-            pipeline.delete(LENT)
-            pipeline.execute()
+        self.store(results)
+        self._ack(keys=[LENT], args=[len(items)])
 
     def call(self, body: bytes) -> bytes:
         self.put([body])
@@ -53,9 +51,14 @@ class RedisLoop(SharedLoop):
         return bytes(came[1])
 
     def store(self, results: Sequence[bytes]) -> None:
-        """Store results only: for loops whose server keeps none."""
-        if results:
-            self.settle((), results)
+        """Store results only: also for loops whose server keeps none."""
+        if not results:
+            return
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for result in results:
+                self._stored += 1
+                pipeline.set(f"{RESULT}{self._stored}", result, ex=KEPT)
+            pipeline.execute()
 
     def tell(self, result: bytes) -> None:
         """Give the result of a call to who waits for it."""

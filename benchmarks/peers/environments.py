@@ -1,11 +1,10 @@
-"""An environment for each peer, made once and kept: `pip install` of pinned versions, below one folder."""
+"""An environment for each peer or Python, made once and kept: `pip install` of what it needs, below one folder."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import venv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,26 +16,39 @@ class NotInstalled(Exception):
     """A peer cannot take part, and why."""
 
 
-def python_of(name: str, requirements: Sequence[str], folder: Path, say: Callable[[str], None]) -> Path:
+def python_of(
+    name: str,
+    requirements: Sequence[str],
+    folder: Path,
+    say: Callable[[str], None],
+    base: Path | str = sys.executable,
+    version: str = sys.version,
+) -> Path:
     """Return the interpreter of the environment called `name` that has exactly these requirements.
 
-    It is made anew when it was made for others. Raises NotInstalled with the reason.
+    It is made from the interpreter `base` of that version, and anew when it was made for others. Raises NotInstalled
+    with the reason.
     """
     home = folder / name
     python = home / "bin" / "python"
-    wanted = json.dumps([sys.version, *requirements])
+    wanted = json.dumps([version, *requirements])
     done = home / "installed.json"
     if done.exists() and done.read_text(encoding="utf-8") == wanted:
         return python
     say(f"installing {' '.join(requirements)}")
     try:
-        venv.create(home, clear=True, with_pip=True)
+        _create(base, home)
         _install(python, requirements)
     except (OSError, subprocess.SubprocessError) as error:
         raise NotInstalled(_reason(error)) from error
     # Last: killed before, it is made anew the next time.
     done.write_text(wanted, encoding="utf-8")
     return python
+
+
+def _create(base: Path | str, home: Path) -> None:
+    command = [str(base), "-m", "venv", "--clear", str(home)]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def _install(python: Path, requirements: Sequence[str]) -> None:

@@ -144,7 +144,7 @@ NAPS_CAVEAT = (
 def _work(attempt: Attempt, about: About, count: int) -> Mapping[str, Sample]:
     _send(attempt, about, count)
     with attempt.worker() as worker:
-        progress = attempt.watch(worker, count + 1)
+        progress = worker.progress(count + 1)
     cpu = None if progress.cpu is None else progress.cpu * 1e6
     return {"rate": Sample((count + 1) / progress.seconds, cpu)}
 
@@ -153,7 +153,7 @@ def _naps(attempt: Attempt, about: About, count: int) -> Mapping[str, Sample]:
     # One more is sent before the others; each counts its beginning and its end.
     _send(attempt, about, count - 1)
     with attempt.worker() as worker:
-        progress = attempt.watch(worker, 2 * count)
+        progress = worker.progress(2 * count)
     ideal = -(-count // AT_ONCE) * NAP
     return {"of the ideal": Sample(100 * ideal / progress.seconds)}
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from ..benchmark_modules import BENCHMARKS
+
 #: Those that need no server.
 HERE = ("--places", "memory,sqlite")
 
@@ -22,9 +23,15 @@ PER_BROKER = {
     ("work async def", "rate"),
     ("work def, results stored", "rate"),
     *(("latency", f"{what} {which}") for what in ("start", "result") for which in ("p50", "p99")),
-    ("latency after 0.01 s idle", "start p50"),
-    ("latency after 0.01 s idle", "start max"),
+    *(("latency after 0.01 s idle", f"{what} {which}") for what in ("start", "result") for which in ("p50", "max")),
     ("idle worker", "load"),
+}
+#: What is measured of a worker by its own command.
+COMMANDED = {
+    *(("dray worker", name) for name in ("ready", "PSS", "RSS")),
+    *(("backlog", name) for name in ("rate at 8", "rate kept", "PSS at 8", "memory kept")),
+    *(("delayed tasks", name) for name in ("PSS before", "PSS after", "memory kept")),
+    *((f"payload of {size}", name) for size in ("1 KiB", "64 KiB", "1 MiB") for name in ("enqueue", "work")),
 }
 ONCE = {("import dray", "time"), ("from dray import Dray", "time"), ("dray --help", "time")}
 
@@ -45,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where one tiny run of everything has left its report."""
     folder = tmp_path_factory.mktemp("report")
     files = ("--json", str(folder / "report.json"), "--markdown", str(folder / "performance.md"))
-    done = run("--rounds", "1", "--tasks", "8", "--idle", "0.04", *HERE, *files)
+    sizes = ("--rounds", "1", "--tasks", "8", "--idle", "0.04", "--backlog", "8", "--delayed", "8")
+    done = run(*sizes, *HERE, *files)
     assert done.returncode == 0, done.stderr
     (folder / "stdout").write_text(done.stdout)
     return folder
@@ -61,12 +69,12 @@ def test_every_measure_is_reported_for_every_broker(rows: list[dict[str, Any]]) 
     by_place: dict[str, set[tuple[str, str]]] = {}
     for row in rows:
         by_place.setdefault(row["place"], set()).add((row["measure"], row["figure"]))
-    assert by_place == {"memory": PER_BROKER, "sqlite": PER_BROKER | {("queued task", "size")}, "": ONCE}
+    assert by_place == {"memory": PER_BROKER, "sqlite": PER_BROKER | {("queued task", "size")} | COMMANDED, "": ONCE}
 
 
 def test_dray_stands_beside_a_limit_wherever_there_is_one(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        has_limit = row["measure"] != "idle worker"
+        has_limit = row["measure"] != "idle worker" and (row["measure"], row["figure"]) not in COMMANDED
         assert len(row["dray"]) == 1, row
         assert len(row["limit"]) == has_limit, row
         # So few tasks find room in the file as it is.
@@ -94,7 +102,15 @@ def test_the_pages_show_what_was_measured_and_what_it_does_not_say(folder: Path,
 
 def test_a_part_can_be_chosen_by_measure_or_broker() -> None:
     done = run("--rounds", "1", "--tasks", "4", "--only", "bulk", *HERE)
-    assert [line.split("  ")[0] for line in done.stdout.splitlines()[3:]] == ["enqueue bulk", "enqueue bulk"]
+    table = done.stdout.split("\n\n")[1]
+    assert [line.split("  ")[0] for line in table.splitlines()[1:]] == ["enqueue bulk", "enqueue bulk"]
+
+
+def test_a_page_can_be_made_again_without_measuring(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "again.md"
+    done = run("--again", str(folder / "report.json"), "--markdown", str(page))
+    assert done.returncode == 0, done.stderr
+    assert page.read_text() == (folder / "performance.md").read_text()
 
 
 def test_choosing_nothing_says_what_there_is() -> None:
@@ -154,8 +170,9 @@ def test_a_request_of_a_driver_is_counted_once_however_many_count() -> None:
 
 
 SHOW_TRAFFIC = """
-from measures import TRAFFIC, Figure, Measure, Sample
-from report import as_markdown, report, row
+from ground import TRAFFIC, Figure, Measure, Sample
+from report import as_markdown
+from rows import report, row
 
 def counted(measure, unit, ours, limit):
     figure = Figure("requests", unit, TRAFFIC)
@@ -164,7 +181,7 @@ def counted(measure, unit, ours, limit):
     return row(measured, figure, sides)
 
 rows = [counted("work def", "per task", 0.5, 0.25), counted("idle worker", "per s", 3.0, 0.0)]
-print(as_markdown(report(rows, [], 1, "run", [], {})))
+print(as_markdown(report(rows, [], 1, "run", [], {}), None))
 """
 
 
@@ -176,7 +193,7 @@ def test_traffic_is_one_line_for_each_broker_and_what_is_counted() -> None:
 
 ONE_BREAKS = """
 import run
-from measures import THROUGHPUT, Figure, Measure, Sample
+from ground import THROUGHPUT, Figure, Measure, Sample
 
 def measure(name, trial):
     return Measure(name, "pigeons", (Figure("rate", "/s", THROUGHPUT),), {"dray": trial}, "Nothing.")
@@ -191,3 +208,20 @@ def test_a_measure_that_fails_is_left_out_with_its_reason_and_the_others_go_on()
     done = python("-c", ONE_BREAKS)
     assert done.stdout == "['walking'] {'flying pigeons': 'failed: ZeroDivisionError division by zero'}\n", done.stderr
     assert done.stderr.count("flying") == 1
+
+
+ONCE_IS_ENOUGH = """
+import run
+from ground import THROUGHPUT, Figure, Measure, Sample
+
+def measure(name, once):
+    figure = Figure("rate", "/s", THROUGHPUT)
+    return Measure(name, "pigeons", (figure,), {"dray": lambda: {"rate": Sample(4.0)}}, "Nothing.", once)
+
+print([len(row.dray) for row in run._rounds([measure("flying", True), measure("walking", False)], 3, {})])
+"""
+
+
+def test_what_takes_long_is_measured_in_the_first_round_only() -> None:
+    done = python("-c", ONCE_IS_ENOUGH)
+    assert done.stdout == "[1, 3]\n", done.stderr

@@ -17,22 +17,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from ..benchmark_modules import BENCHMARKS, benchmark_modules
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
 def harness() -> Iterator[ModuleType]:
-    """The module `run_peers`, which like all of the benchmark is no package that is installed."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("run_peers")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in set(sys.modules) - before:
-            if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
+    with benchmark_modules() as load:
+        yield load("run_peers")
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +253,7 @@ def test_a_peer_is_installed_once_and_again_when_its_pins_change(
 ) -> None:
     environments = importlib.import_module("peers.environments")
     installed: list[Sequence[str]] = []
-    monkeypatch.setattr(environments.venv, "create", lambda home, **_: home.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(environments, "_create", lambda base, home: home.mkdir(parents=True, exist_ok=True))
     monkeypatch.setattr(environments, "_install", lambda python, requirements: installed.append(requirements))
     for requirements in (("pigeon==1",), ("pigeon==1",), ("pigeon==2",)):
         found, left_out = environments.pythons({"pigeon": requirements}, tmp_path, lambda text: None)
@@ -278,7 +271,7 @@ def test_a_peer_that_cannot_be_installed_is_left_out_and_tried_again_the_next_ti
         tried.append(python)
         raise subprocess.CalledProcessError(1, "pip", stderr="WARNING: slow\nERROR: No matching snail\n\n")
 
-    monkeypatch.setattr(environments.venv, "create", lambda home, **_: home.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(environments, "_create", lambda base, home: home.mkdir(parents=True, exist_ok=True))
     monkeypatch.setattr(environments, "_install", fail)
     for _ in range(2):
         left_out: dict[str, str] = {}
@@ -300,7 +293,7 @@ def test_a_worker_that_ends_is_told_with_its_last_words(harness: ModuleType, tmp
         attempt.worker() as worker,
         pytest.raises(attempts.TrialFailed, match=r"the worker ended with 1: .*No module named 'nobody_app'"),
     ):
-        attempt.watch(worker, 1)
+        worker.progress(1)
     with pytest.raises(attempts.TrialFailed, match=r"send ended with 1: .*nobody_app"):
         attempt.do("send", 1)
 

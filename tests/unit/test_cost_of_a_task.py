@@ -1,11 +1,13 @@
 """What a task costs the engine, counted and not timed: calls of Python functions, and statements of the broker's.
 
 Each figure is the difference between a long run and a short one, so that starting and stopping do not count. A budget
-that is exceeded is no reason to raise it: look first at what is called, and for whom.
+that is exceeded is no reason to raise it: look first at what is called, and for whom. One that leaves room for a tenth
+more is to be lowered.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import sys
 import threading
@@ -19,6 +21,8 @@ import pytest
 
 from dray import Dray
 from dray.cli.logs import as_log
+
+from ..budgets import ROOM, hold
 
 SHORT, LONG = 500, 2500
 #: Calls for one task that does nothing, without and with its result: 31 and 44 when this was written, on Python 3.11.
@@ -61,12 +65,17 @@ def called(work: Callable[[], object]) -> int:
     return count
 
 
+def held(each: float, budget: float) -> None:
+    # From 3.12 on a comprehension is no function: fewer calls, and budgets that leave more room.
+    hold(each, budget, room=ROOM if sys.version_info < (3, 12) else math.inf)
+
+
 @pytest.mark.parametrize("results", CALLS)
 def test_a_task_costs_no_more_calls_than_it_did(results: str) -> None:
     with app_on("memory://", results) as app:
         # Threads that look at a clock now and then add to it by chance.
         each = min((calls(app, LONG) - calls(app, SHORT)) / (LONG - SHORT) for _ in range(3))
-    assert 1 < each <= CALLS[results]
+    held(each, CALLS[results])
 
 
 def test_the_lines_of_a_task_cost_no_more_calls_than_they_did(tmp_path: Path) -> None:
@@ -94,7 +103,7 @@ def test_sending_a_task_costs_no_more_calls_than_it_did(way: str) -> None:
 
         send(1)  # what is worked out once
         each = (called(lambda: send(LONG)) - called(lambda: send(SHORT))) / (LONG - SHORT)
-    assert 1 < each <= SENDING[way]
+    held(each, SENDING[way])
 
 
 @pytest.mark.parametrize("results", STATEMENTS)
