@@ -105,7 +105,8 @@ PROMOTE_ONE = """
 LINE = "FROM dray_message WHERE queue = :queue AND due IS NULL ORDER BY priority DESC, seq LIMIT :limit"
 HEAD = f"""
     SELECT seq, id, body, deliveries + 1, priority, attempt, published,
-           EXISTS (SELECT 1 FROM dray_cancelled AS c WHERE c.id = dray_message.id AND c.until > :now) {LINE}"""
+           EXISTS (SELECT 1 FROM dray_cancelled)
+           AND EXISTS (SELECT 1 FROM dray_cancelled AS c WHERE c.id = dray_message.id AND c.until > :now) {LINE}"""
 LEND = f"""
     UPDATE dray_message SET due = :until, token = :token, deliveries = deliveries + 1
     WHERE seq IN (SELECT seq {LINE})"""
@@ -228,7 +229,8 @@ class SqliteBroker(Broker):
         if not envelopes:
             return
         rows = self._rows(envelopes)
-        with self._file.writing() as db:
+        # A single statement is a transaction by itself.
+        with self._file.writing() if len(rows) > 1 else self._file.alone() as db:
             db.executemany(PUBLISH, rows)
         self._file.ring()
 

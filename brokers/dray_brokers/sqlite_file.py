@@ -89,7 +89,7 @@ class SqliteFile:
         Tables of a newer version are refused. Whatever the error, the file is then closed.
         """
         self.close()
-        self._pool = Pool()
+        self._pool = Pool(self._name)
         try:
             with self.writing() as db:
                 self._create(db, part, version, tables)
@@ -102,6 +102,7 @@ class SqliteFile:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.let_all_go()
+            pool.ear.close()
             pool.doorbell.ring()
 
     def reading(self) -> AbstractContextManager[sqlite3.Connection]:
@@ -159,8 +160,12 @@ class SqliteFile:
             raise self.in_words(error) from error
 
     def watch(self, longest: float) -> Watch:
-        """Return a watch for commits by anyone, from now on; one by another process it misses for `longest` seconds."""
-        return Watch(self._version, self._own_pool().doorbell, Pace(longest))
+        """Return a watch for commits by anyone, from now on.
+
+        Where other processes are not heard, it misses theirs for `longest` seconds at most.
+        """
+        pool = self._own_pool()
+        return Watch(self._version, pool.doorbell, pool.ear, Pace(longest))
 
     def ring(self) -> None:
         """Wake the watches of this process at once: something has been committed."""
@@ -182,7 +187,7 @@ class SqliteFile:
         if pool is None:
             raise self._unavailable(f"{self.path} is not open; call open() first")
         if pool.pid != os.getpid():
-            pool = self._pool = Pool()
+            pool = self._pool = Pool(self._name)
         return pool
 
     def await_turn(self, pool: Pool) -> None:

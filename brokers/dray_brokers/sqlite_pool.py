@@ -9,13 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import get_ident
 
+from .sqlite_ear import Ear
 from .sqlite_watch import Doorbell
 
 
 class Pool:
     """What one process has open and is not using just now. A forked child makes its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
         self.pid = os.getpid()
         #: Device and inode of the file they are connected to, once there is one.
         self.file: tuple[int, int] | None = None
@@ -24,6 +25,8 @@ class Pool:
         self.writer: list[sqlite3.Connection] = []
         self.turn = threading.Lock()
         self.doorbell = Doorbell()
+        #: Every commit is written there first.
+        self.ear = Ear(f"{path}-wal", self.doorbell.stir)
 
     def let_all_go(self) -> None:
         """Close what is not in use."""
@@ -42,6 +45,8 @@ class Pool:
     def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
         if self.pid != getpid():
             inherited.extend(self.idle + self.writer)
+        else:
+            self.ear.close()
 
 
 class Gate:

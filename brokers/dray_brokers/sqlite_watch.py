@@ -1,4 +1,7 @@
-"""Waiting for commits to an SQLite file: this process rings for its own, those of others have to be looked for."""
+"""Waiting for commits to an SQLite file: this process rings for its own, those of others have to be looked for.
+
+Where the system tells of writes to the file, looking rarely is enough: a write is a reason to look often for a while.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +9,58 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
+from .sqlite_ear import Ear
+
 #: A connection, and what it says changes with every commit by anyone but itself.
 Version = tuple[sqlite3.Connection, int]
 
 
 class Doorbell:
-    """Wakes the threads of this process that wait for a commit of one of its own."""
+    """Wakes the threads of this process that wait for a commit."""
 
     def __init__(self) -> None:
-        self._rung = threading.Condition()
-        self.rings = 0
+        self._changed = threading.Condition()
+        #: Commits by this process, and signs that there may be one by another.
+        self.rings = self.stirs = 0
 
     def ring(self) -> None:
-        """Wake everyone who waits."""
-        with self._rung:
+        """Wake everyone who waits: this process has committed."""
+        with self._changed:
             self.rings += 1
-            self._rung.notify_all()
+            self._changed.notify_all()
 
-    def wait(self, heard: int, seconds: float) -> int:
-        """Wait until there were more rings than `heard`, or `seconds` are over; return how many there were."""
-        with self._rung:
-            self._rung.wait_for(lambda: self.rings != heard, seconds)
-            return self.rings
+    def stir(self) -> None:
+        """Wake everyone who waits: somebody writes, and may commit at any moment."""
+        with self._changed:
+            self.stirs += 1
+            self._changed.notify_all()
+
+    def wait(self, rings: int, stirs: int, seconds: float) -> None:
+        """Wait until there were more rings or stirs than these, or `seconds` are over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.rings != rings or self.stirs != stirs, seconds)
 
 
 class Pace:
     """How often to look for commits of other processes: eagerly at first, then less and less often."""
 
-    #: Seconds between the first two looks, and how much longer each pause is than the one before it.
-    FIRST, GROWTH = 0.001, 1.25
+    #: Seconds between the first two looks, how much longer each pause is than the one before it, and the longest one
+    #: while other processes are heard: for what was written just before, and is committed just after, one listens.
+    FIRST, GROWTH, LISTENING = 0.001, 1.25, 0.5
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        self.pause = self.FIRST
+        self._pause = self.FIRST
+
+    def pause(self, listening: bool) -> float:
+        """Return the seconds until the next look."""
+        return self._pause if listening else min(self._pause, self._longest)
 
     def slow_down(self) -> None:
-        self.pause = min(self.pause * self.GROWTH, self._longest)
+        self._pause = min(self._pause * self.GROWTH, self.LISTENING)
 
     def restart(self) -> None:
-        self.pause = self.FIRST
+        self._pause = self.FIRST
 
 
 class Watch:
@@ -53,8 +69,8 @@ class Watch:
     For one thread at a time. Mark before looking at the tables, so that no commit falls between the look and the wait.
     """
 
-    def __init__(self, version: Callable[[], Version], doorbell: Doorbell, pace: Pace) -> None:
-        self._version, self._doorbell, self._pace = version, doorbell, pace
+    def __init__(self, version: Callable[[], Version], doorbell: Doorbell, ear: Ear, pace: Pace) -> None:
+        self._version, self._doorbell, self._ear, self._pace = version, doorbell, ear, pace
         self.mark()
 
     def mark(self) -> None:
@@ -74,6 +90,14 @@ class Watch:
 
         `left` is asked again and again, as its clock may be one that a test moves by hand.
         """
-        while not self.changed() and (seconds := left()) > 0:
-            self._doorbell.wait(self._heard, min(self._pace.pause, seconds))
-            self._pace.slow_down()
+        while True:
+            stirs = self._doorbell.stirs
+            # First of all, so that no write falls between the look and the wait.
+            listening = self._ear.listen()
+            if self.changed() or (seconds := left()) <= 0:
+                return
+            self._doorbell.wait(self._heard, stirs, min(self._pace.pause(listening), seconds))
+            if self._doorbell.stirs != stirs:
+                self._pace.restart()
+            else:
+                self._pace.slow_down()
