@@ -126,7 +126,7 @@ FETCH = f"""
         FROM clock WHERE m.ctid = ANY (ARRAY(SELECT spot FROM chosen))
         RETURNING m.*, m.ctid AS spot)
     SELECT id, attempt, queue, body, deliveries, priority, date_part('epoch', published),
-           (SELECT EXISTS (SELECT FROM {{schema}}.cancelled))
+           (SELECT EXISTS (SELECT FROM {{schema}}.cancelled WHERE until > (SELECT now FROM clock)))
            AND EXISTS (SELECT FROM {{schema}}.cancelled AS c WHERE c.id = lent.id AND c.until > clock_timestamp()),
            spot::text, (SELECT due::text FROM lent LIMIT 1), {_FILE}
     FROM lent ORDER BY priority DESC, seq"""

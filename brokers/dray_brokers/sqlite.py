@@ -105,7 +105,7 @@ PROMOTE_ONE = """
 LINE = "FROM dray_message WHERE queue = :queue AND due IS NULL ORDER BY priority DESC, seq LIMIT :limit"
 HEAD = f"""
     SELECT seq, id, body, deliveries + 1, priority, attempt, published,
-           EXISTS (SELECT 1 FROM dray_cancelled)
+           EXISTS (SELECT 1 FROM dray_cancelled WHERE until > :now)
            AND EXISTS (SELECT 1 FROM dray_cancelled AS c WHERE c.id = dray_message.id AND c.until > :now) {LINE}"""
 LEND = f"""
     UPDATE dray_message SET due = :until, token = :token, deliveries = deliveries + 1
