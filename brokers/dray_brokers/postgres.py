@@ -227,7 +227,7 @@ class _Fetch(NamedTuple):
     """What marks the rows of one fetch where it has put them: see `ACK_UNMOVED`."""
 
     token: int
-    due: str
+    due: int
     file: int
 
 

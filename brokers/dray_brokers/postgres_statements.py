@@ -128,7 +128,7 @@ FETCH = f"""
     SELECT id, attempt, queue, body, deliveries, priority, date_part('epoch', published),
            (SELECT EXISTS (SELECT FROM {{schema}}.cancelled WHERE until > (SELECT now FROM clock)))
            AND EXISTS (SELECT FROM {{schema}}.cancelled AS c WHERE c.id = lent.id AND c.until > clock_timestamp()),
-           spot::text, (SELECT due::text FROM lent LIMIT 1), {_FILE}
+           spot::text, (SELECT (date_part('epoch', due) * 1000000)::bigint FROM lent LIMIT 1), {_FILE}
     FROM lent ORDER BY priority DESC, seq"""
 
 # Settle: each holds only while the token is still the one of this loan, and returns the loans that were held. A loan
@@ -140,14 +140,16 @@ _WHICH = "loan.id, loan.attempt, loan.token"
 ACK = f"DELETE FROM {{schema}}.message AS m USING {_HELD} RETURNING {_WHICH}"
 # The same where they were put by the fetch, which takes a third of the time as no index is looked into. A row there is
 # the one that was lent, and no other that was put there since: what moves rows leaves another `due`, or another file.
-# Returns how many were held and, if that were not all, where those were.
+# Returns how many were held and, if that were not all, where those were. (The planner expects little of an array
+# that is made on the way, and looks up each spot; otherwise it would rather read a table of some hundred pages. Asked
+# for `due` as it is, it would go through all loans of all workers in the index.)
 ACK_UNMOVED = f"""
     WITH gone AS (
-        DELETE FROM {{schema}}.message
-        WHERE ctid = ANY (%(spots)s::tid[]) AND token = %(token)s AND due = %(due)s::timestamptz
-              AND {_FILE} = %(file)s::oid
-        RETURNING ctid)
-    SELECT count(*), CASE WHEN count(*) < %(count)s THEN array_agg(ctid::text) END FROM gone"""
+        DELETE FROM {{schema}}.message AS m USING unnest(ARRAY(SELECT unnest(%(spots)s::tid[]))) AS loan (spot)
+        WHERE m.ctid = loan.spot AND m.token = %(token)s
+              AND (date_part('epoch', m.due) * 1000000)::bigint = %(due)s AND {_FILE} = %(file)s::oid
+        RETURNING m.ctid AS spot)
+    SELECT count(*), CASE WHEN count(*) < %(count)s THEN array_agg(spot::text) END FROM gone"""
 REQUEUE = f"""
     UPDATE {{schema}}.message AS m
     SET seq = nextval('{{schema}}.place'), token = NULL,
