@@ -342,9 +342,8 @@ class PostgresConsumer(Consumer):
         ((count, gone),) = self._server.rows(sql.ACK_UNMOVED, fetch._asdict() | {"spots": spots, "count": len(lent)})
         for delivery in lent.values():
             self._lent.pop(delivery.receipt, None)
-        if count == len(lent):
-            return []
-        return [lent[spot] for spot in lent.keys() - set(gone or ())]
+        hit = lent.keys() if count == len(lent) else set(gone or ())
+        return [delivery for spot, delivery in lent.items() if spot not in hit]
 
     def _pause_after(self, looks: Rows) -> float:
         """Return the seconds until the next look, after one that brought nothing."""

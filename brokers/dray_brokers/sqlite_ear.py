@@ -52,13 +52,19 @@ class Ear:
         with self._lock:
             if self._deaf or self._inotify is not None:
                 return
+            # It may not be had: there are only so many for each user, and the process may have too many files open.
             inotify = open_inotify()
-            if inotify < 0:
-                # As a rule because this user has as many as are allowed.
-                self._deaf = True
+            self._deaf = inotify < 0
+            if self._deaf:
                 return
-            self._inotify, self._end = inotify, os.eventfd(0)
-            threading.Thread(target=self._run, args=(inotify, self._end), name="dray-sqlite-ear", daemon=True).start()
+            try:
+                end = os.eventfd(0)
+            except OSError:
+                self._deaf = True
+                os.close(inotify)
+                return
+            self._inotify, self._end = inotify, end
+            threading.Thread(target=self._run, args=(inotify, end), name="dray-sqlite-ear", daemon=True).start()
 
     def _run(self, inotify: int, end: int) -> None:
         with selectors.DefaultSelector() as selector:

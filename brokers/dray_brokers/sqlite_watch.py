@@ -44,8 +44,8 @@ class Doorbell:
 class Pace:
     """How often to look for commits of other processes: eagerly at first, then less and less often."""
 
-    #: Seconds between the first two looks, how much longer each pause is than the one before it, and the longest one
-    #: while other processes are heard: for what was written just before, and is committed just after, one listens.
+    #: Seconds between the first two looks; how much longer each pause is than the one before it; and the longest while
+    #: other processes are heard, for a commit whose writes were all made before anybody listened.
     FIRST, GROWTH, LISTENING = 0.001, 1.25, 0.5
 
     def __init__(self, longest: float) -> None:
