@@ -6,11 +6,10 @@ stores a record, so it holds between processes too. Network filesystems are not 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 
 from dray import BackendError, BackendUnavailable, Record, ResultBackend, Url
-from dray_brokers.sqlite_file import Pace, SqliteFile
+from dray_brokers.sqlite_file import SqliteFile
 
 #: Version of the tables below, kept in the file.
 VERSION = 1
@@ -77,8 +76,14 @@ class SqliteBackend(ResultBackend):
         self._file.ring()
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Record]:
+        now = self.clock.time()
         with self._file.reading() as db:
-            return self._records(db, ids)
+            rows = {id: db.execute(FETCH, (id, now)).fetchone() for id in ids}
+        return {
+            id: Record(id=id, state=row[0], final=bool(row[1]), rank=row[2], body=row[3])
+            for id, row in rows.items()
+            if row is not None
+        }
 
     def forget(self, ids: Sequence[str]) -> None:
         if ids:
@@ -87,11 +92,11 @@ class SqliteBackend(ResultBackend):
 
     def wait(self, ids: Sequence[str], timeout: float) -> Mapping[str, Record]:
         end = self.clock.monotonic() + timeout
-        with self._file.reading() as db:
-            watch = self._file.watch(db, Pace(LONGEST_PAUSE))
-            while not self._any_final(db, ids) and self.clock.monotonic() < end and self._file.is_open:
-                watch.wait(lambda: end - self.clock.monotonic())
-            return self._records(db, ids)
+        watch = self._file.watch(LONGEST_PAUSE)
+        while not self._any_final(ids) and self.clock.monotonic() < end:
+            watch.wait(lambda: end - self.clock.monotonic())
+            watch.mark()
+        return self.fetch(ids)
 
     def purge(self) -> int:
         total = 0
@@ -102,15 +107,7 @@ class SqliteBackend(ResultBackend):
             if some < SWEEP:
                 return total
 
-    def _any_final(self, db: sqlite3.Connection, ids: Sequence[str]) -> bool:
+    def _any_final(self, ids: Sequence[str]) -> bool:
         now = self.clock.time()
-        return any(db.execute(IS_FINAL, (id, now)).fetchone() for id in ids)
-
-    def _records(self, db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Record]:
-        now = self.clock.time()
-        rows = {id: db.execute(FETCH, (id, now)).fetchone() for id in ids}
-        return {
-            id: Record(id=id, state=row[0], final=bool(row[1]), rank=row[2], body=row[3])
-            for id, row in rows.items()
-            if row is not None
-        }
+        with self._file.reading() as db:
+            return any(db.execute(IS_FINAL, (id, now)).fetchone() for id in ids)

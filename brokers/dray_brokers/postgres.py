@@ -8,9 +8,10 @@ loans that run out; killed within one, nothing of it has happened.
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -218,8 +219,20 @@ class PostgresBroker(Broker):
         ]
 
 
+#: (id, attempt, token); the token is drawn anew for every fetch.
+Receipt = tuple[str, int, int]
+
+
+class _Fetch(NamedTuple):
+    """What marks the rows of one fetch where it has put them: see `ACK_UNMOVED`."""
+
+    token: int
+    due: int
+    file: int
+
+
 class PostgresConsumer(Consumer):
-    """The loans of one worker. A receipt is (id, attempt, token); the token is drawn anew for every fetch."""
+    """The loans of one worker."""
 
     def __init__(self, broker: PostgresBroker, server: PostgresServer, queues: Sequence[str], lease: float) -> None:
         self._broker = broker
@@ -233,8 +246,8 @@ class PostgresConsumer(Consumer):
         self._looked_at: tuple[str, ...] = ()
         self._next_look = -inf
         self._pause = FIRST_PAUSE
-        #: Receipts of what was lent and not settled: what `close` gives back.
-        self._lent: set[tuple[str, int, int]] = set()
+        #: What was lent and not settled, which `close` gives back: by which fetch, and where the row was put.
+        self._lent: dict[Receipt, tuple[_Fetch, str]] = {}
 
     def receive(self, limit: int, wait: float, queues: Sequence[str] | None = None) -> Sequence[Delivery]:
         names = self._queues if queues is None else tuple(queues)
@@ -253,7 +266,18 @@ class PostgresConsumer(Consumer):
             self._watch.wait(min(end, self._next_look) - now)
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        return self._settle(sql.ACK, deliveries)
+        spots: defaultdict[_Fetch, dict[str, Delivery]] = defaultdict(dict)
+        moved = []
+        for delivery in deliveries:
+            place = self._lent.get(delivery.receipt)
+            if place is None:
+                moved.append(delivery)
+            else:
+                fetch, spot = place
+                spots[fetch][spot] = delivery
+        for fetch, lent in spots.items():
+            moved += self._ack_unmoved(fetch, lent)
+        return self._settle(sql.ACK, moved)
 
     def requeue(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> Sequence[Delivery]:
         return self._give_back(sql.REQUEUE, deliveries, delay=float(delay))
@@ -272,7 +296,7 @@ class PostgresConsumer(Consumer):
 
     def close(self) -> None:
         self._listener.unwatch(self._watch, self._queues)
-        lent, self._lent = self._lent, set()
+        lent, self._lent = self._lent, {}
         if lent and self._server.is_open:
             self._change(sql.GIVE_BACK, lent)
             self._broker.ring(self._queues)
@@ -297,7 +321,6 @@ class PostgresConsumer(Consumer):
                         raise
                     break
         if taken:
-            self._lent.update(delivery.receipt for delivery in taken)
             self._pause = FIRST_PAUSE
         else:
             self._next_look = self._clock.monotonic() + self._pause_after(looks)
@@ -307,7 +330,20 @@ class PostgresConsumer(Consumer):
         token = secrets.randbits(62)
         wanted = {"queue": queue, "limit": limit, "token": token, "lease": self._lease}
         rows = self._server.rows(sql.FETCH, wanted, by_index=True)
-        return [_delivery(token, row) for row in rows]
+        deliveries = [_delivery(token, row) for row in rows]
+        if rows:
+            fetch = _Fetch(token, *rows[0][-2:])
+            self._lent.update((one.receipt, (fetch, row[-3])) for one, row in zip(deliveries, rows, strict=True))
+        return deliveries
+
+    def _ack_unmoved(self, fetch: _Fetch, lent: Mapping[str, Delivery]) -> list[Delivery]:
+        """Ack what lies where `fetch` has put it; return what does not."""
+        spots = '{"' + '","'.join(lent) + '"}'
+        ((count, gone),) = self._server.rows(sql.ACK_UNMOVED, fetch._asdict() | {"spots": spots, "count": len(lent)})
+        for delivery in lent.values():
+            self._lent.pop(delivery.receipt, None)
+        hit = lent.keys() if count == len(lent) else set(gone or ())
+        return [delivery for spot, delivery in lent.items() if spot not in hit]
 
     def _pause_after(self, looks: Rows) -> float:
         """Return the seconds until the next look, after one that brought nothing."""
@@ -321,7 +357,8 @@ class PostgresConsumer(Consumer):
     def _settle(self, statement: str, deliveries: Sequence[Delivery], **values: object) -> list[Delivery]:
         receipts = [delivery.receipt for delivery in deliveries]
         held = self._change(statement, receipts, **values)
-        self._lent.difference_update(receipts)
+        for receipt in receipts:
+            self._lent.pop(receipt, None)
         return [delivery for delivery in deliveries if delivery.receipt not in held]
 
     def _give_back(self, statement: str, deliveries: Sequence[Delivery], **values: object) -> list[Delivery]:
@@ -331,7 +368,7 @@ class PostgresConsumer(Consumer):
             self._broker.ring(delivery.queue for delivery in deliveries)
         return lost
 
-    def _change(self, statement: str, receipts: Iterable[tuple[str, int, int]], **values: object) -> set[Any]:
+    def _change(self, statement: str, receipts: Iterable[Receipt], **values: object) -> set[Any]:
         """Run a statement on the loans that are still held, and return the receipts of those."""
         # In one order, so that a settler and a keeper of leases do not wait for each other.
         loans = sorted(set(receipts))
@@ -400,7 +437,7 @@ def _columns(envelopes: Sequence[Envelope]) -> dict[str, object]:
 
 
 def _delivery(token: int, row: tuple[Any, ...]) -> Delivery:
-    id, attempt, queue, body, delivery_count, priority, published, cancelled = row
+    id, attempt, queue, body, delivery_count, priority, published, cancelled, *_ = row
     return Delivery(
         id=id,
         queue=queue,

@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from dray import DrayError, Url, UrlError
+
+from .sqlite_pool import Pool, gate
+from .sqlite_watch import Pace, Version, Watch
 
 #: Seconds between two tries to switch a new file to WAL, which SQLite refuses at once while others look at it.
 WAL_RETRY = 0.01
@@ -76,8 +79,9 @@ class SqliteFile:
             )
         self._options = url.options_as(SqliteOptions)
         self.path = Path(url.path[1:]).absolute()
+        self._name = str(self.path)
         self._refused, self._unavailable = refused, unavailable
-        self._pool: _Pool | None = None
+        self._pool: Pool | None = None
 
     def open(self, part: str, version: int, tables: Sequence[str]) -> None:
         """Connect anew, and make the file and the tables of `part` where they are missing.
@@ -85,7 +89,7 @@ class SqliteFile:
         Tables of a newer version are refused. Whatever the error, the file is then closed.
         """
         self.close()
-        self._pool = _Pool()
+        self._pool = Pool(self._name)
         try:
             with self.writing() as db:
                 self._create(db, part, version, tables)
@@ -98,35 +102,25 @@ class SqliteFile:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.let_all_go()
+            pool.ear.close()
             pool.doorbell.ring()
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """Lend a connection. Each statement sees what is committed when it starts, and waits for no one."""
         pool = self._own_pool()
-        with self._lent(pool, pool.idle) as db:
-            yield db
+        return _Loan(self, pool, pool.idle)
 
-    @contextmanager
-    def alone(self) -> Iterator[sqlite3.Connection]:
+    def alone(self) -> AbstractContextManager[sqlite3.Connection]:
         """Lend the connection that writes, to one thread at a time."""
-        # SQLite has one writer per file and lets the others sleep in growing steps; the threads of this process take
-        # turns here instead, where the next one starts at once. As they share a connection, they share its page
-        # cache too, which SQLite drops whenever another connection has written.
-        pool = self._own_pool()
-        if not pool.turn.acquire(timeout=self._options.timeout):
-            raise self._unavailable(f"{self.path} {PASSING[sqlite3.SQLITE_BUSY]}")
-        try:
-            with self._lent(pool, pool.writer) as db:
-                yield db
-        finally:
-            pool.turn.release()
+        return _Turn(self, self._own_pool())
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection that writes, inside a transaction: see `transaction`."""
-        with self.alone() as db, transaction(db):
+        """Lend the connection that writes, inside a transaction: all that the block writes, or nothing if it raises."""
+        with self.alone() as db:
+            db.execute("BEGIN IMMEDIATE")
             yield db
+            db.execute("COMMIT")
 
     @contextmanager
     def within(self, connection: object) -> Iterator[sqlite3.Cursor]:
@@ -163,11 +157,15 @@ class SqliteFile:
                 if connection.in_transaction:
                     cursor.execute("RELEASE dray")
         except sqlite3.Error as error:
-            raise self._in_words(error) from error
+            raise self.in_words(error) from error
 
-    def watch(self, db: sqlite3.Connection, pace: Pace) -> Watch:
-        """Return a watch for commits by anyone but `db`, from now on."""
-        return Watch(db, self._own_pool().doorbell, pace)
+    def watch(self, longest: float) -> Watch:
+        """Return a watch for commits by anyone, from now on.
+
+        Where other processes are not heard, it misses theirs for `longest` seconds at most.
+        """
+        pool = self._own_pool()
+        return Watch(self._version, pool.doorbell, pool.ear, Pace(longest))
 
     def ring(self) -> None:
         """Wake the watches of this process at once: something has been committed."""
@@ -180,39 +178,39 @@ class SqliteFile:
         """Whether `open` has been called, and `close` has not."""
         return self._pool is not None
 
-    def _own_pool(self) -> _Pool:
+    def _version(self) -> Version:
+        with self.reading() as db:
+            return db, int(db.execute("PRAGMA data_version").fetchone()[0])
+
+    def _own_pool(self) -> Pool:
         pool = self._pool
         if pool is None:
             raise self._unavailable(f"{self.path} is not open; call open() first")
         if pool.pid != os.getpid():
-            pool = self._pool = _Pool()
+            pool = self._pool = Pool(self._name)
         return pool
 
-    @contextmanager
-    def _lent(self, pool: _Pool, shelf: list[sqlite3.Connection]) -> Iterator[sqlite3.Connection]:
-        connection = None
-        _gate.enter()
+    def await_turn(self, pool: Pool) -> None:
+        """Wait until this thread may use the connection that writes."""
+        if not pool.turn.acquire(timeout=self._options.timeout):
+            raise self._unavailable(f"{self.path} {PASSING[sqlite3.SQLITE_BUSY]}")
+
+    def take(self, pool: Pool, shelf: list[sqlite3.Connection]) -> sqlite3.Connection:
+        """Take a connection off its shelf, or make one."""
+        if pool.file not in (None, self._on_disk()):
+            raise self._unavailable(f"{self.path} was moved or deleted while it was open; open it again")
         try:
-            if pool.file not in (None, self._on_disk()):
-                raise self._unavailable(f"{self.path} was moved or deleted while it was open; open it again")
-            try:
-                connection = shelf.pop()
-            except IndexError:
-                connection = self._connect()
-            pool.file = pool.file or self._on_disk()
-            yield connection
-        except BaseException as error:
-            if connection is not None:
-                pool.let_go(connection)  # in whatever state it is, nobody meets it again; closing rolls back
-            if isinstance(error, sqlite3.Error):
-                raise self._in_words(error) from error
-            raise
-        else:
-            shelf.append(connection)
-            if pool is not self._pool:
-                pool.let_all_go()
-        finally:
-            _gate.leave()
+            connection = shelf.pop()
+        except IndexError:
+            connection = self._connect()
+        pool.file = pool.file or self._on_disk()
+        return connection
+
+    def put_back(self, pool: Pool, shelf: list[sqlite3.Connection], connection: sqlite3.Connection) -> None:
+        """Keep a connection for the next call, unless the file was closed meanwhile."""
+        shelf.append(connection)
+        if pool is not self._pool:
+            pool.let_all_go()
 
     def _check_same_file(self, cursor: sqlite3.Cursor) -> None:
         theirs = next(file for _, name, file in cursor.execute("PRAGMA database_list") if name == "main")
@@ -225,7 +223,7 @@ class SqliteFile:
     def _on_disk(self) -> tuple[int, int] | None:
         # SQLite itself goes on writing to a deleted file, and so would publish what no worker ever sees.
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._name)
         except OSError:
             return None
         return found.st_dev, found.st_ino
@@ -274,7 +272,8 @@ class SqliteFile:
         if mode != "wal":
             raise self._refused(f"{self.path} cannot have a write-ahead log; choose a path on a local disk")
 
-    def _in_words(self, error: sqlite3.Error) -> DrayError:
+    def in_words(self, error: sqlite3.Error) -> DrayError:
+        """Return what SQLite complains of, as people should read it."""
         code = _primary(error)
         if code == sqlite3.SQLITE_CANTOPEN:
             return self._refused(f"{self.path} {self._why_it_cannot_be_opened()}")
@@ -290,164 +289,61 @@ class SqliteFile:
         return "may not be opened; this process needs to read and write the file and its folder"
 
 
-@contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Write all or nothing. When the block raises, the connection must be closed, which undoes what was written."""
-    db.execute("BEGIN IMMEDIATE")
-    yield
-    db.execute("COMMIT")
+class _Loan:
+    """A connection in the hands of one call, by `with`. A class because it is entered for every message sent."""
+
+    def __init__(self, file: SqliteFile, pool: Pool, shelf: list[sqlite3.Connection]) -> None:
+        self._file, self._pool, self._shelf = file, pool, shelf
+
+    def __enter__(self) -> sqlite3.Connection:
+        gate.enter()
+        try:
+            self._connection = self._file.take(self._pool, self._shelf)
+        except BaseException as error:
+            gate.leave()
+            self._say(error)
+            raise
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if error is None:
+                self._file.put_back(self._pool, self._shelf, self._connection)
+            else:
+                # In whatever state it is, nobody meets it again; closing rolls back.
+                self._pool.let_go(self._connection)
+        finally:
+            gate.leave()
+        self._say(error)
+
+    def _say(self, error: BaseException | None) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise self._file.in_words(error) from error
 
 
-class Doorbell:
-    """Wakes the threads of this process that wait for a commit of one of its own."""
+class _Turn(_Loan):
+    """The connection that writes, in the hands of one call."""
 
-    def __init__(self) -> None:
-        self._rung = threading.Condition()
-        self.rings = 0
+    # SQLite has one writer per file and lets the others sleep in growing steps; the threads of this process take
+    # turns here instead, where the next one starts at once. As they share a connection, they share its page
+    # cache too, which SQLite drops whenever another connection has written.
 
-    def ring(self) -> None:
-        """Wake everyone who waits."""
-        with self._rung:
-            self.rings += 1
-            self._rung.notify_all()
+    def __init__(self, file: SqliteFile, pool: Pool) -> None:
+        super().__init__(file, pool, pool.writer)
 
-    def wait(self, heard: int, seconds: float) -> int:
-        """Wait until there were more rings than `heard`, or `seconds` are over; return how many there were."""
-        with self._rung:
-            self._rung.wait_for(lambda: self.rings != heard, seconds)
-            return self.rings
+    def __enter__(self) -> sqlite3.Connection:
+        self._file.await_turn(self._pool)
+        try:
+            return super().__enter__()
+        except BaseException:
+            self._pool.turn.release()
+            raise
 
-
-class Pace:
-    """How often to look for commits of other processes: eagerly at first, then less and less often."""
-
-    #: Seconds between the first two looks, and how much longer each pause is than the one before it.
-    FIRST, GROWTH = 0.001, 1.25
-
-    def __init__(self, longest: float) -> None:
-        self._longest = longest
-        self.pause = self.FIRST
-
-    def slow_down(self) -> None:
-        self.pause = min(self.pause * self.GROWTH, self._longest)
-
-    def restart(self) -> None:
-        self.pause = self.FIRST
-
-
-class Watch:
-    """Waits until somebody commits: told by the doorbell in this process, by looking for all the others.
-
-    Make it before looking at the tables, so that no commit falls between the look and the wait.
-    """
-
-    def __init__(self, db: sqlite3.Connection, doorbell: Doorbell, pace: Pace) -> None:
-        self._db, self._doorbell, self._pace = db, doorbell, pace
-        self._heard, self._seen = doorbell.rings, self._version()
-
-    def wait(self, left: Callable[[], float]) -> None:
-        """Return after the next commit, or when `left()`, the seconds left, is no longer above zero.
-
-        `left` is asked again and again, as its clock may be one that a test moves by hand.
-        """
-        while (seconds := left()) > 0:
-            heard = self._doorbell.wait(self._heard, min(self._pace.pause, seconds))
-            seen = self._version()
-            self._pace.slow_down()
-            if (heard, seen) != (self._heard, self._seen):
-                self._heard, self._seen = heard, seen
-                return
-
-    def _version(self) -> int:
-        # Changes when any other connection, of this process or another one, has committed.
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
-
-
-class _Pool:
-    """What one process has open and is not using just now. A forked child makes its own."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        #: Device and inode of the file they are connected to, once there is one.
-        self.file: tuple[int, int] | None = None
-        self.idle: list[sqlite3.Connection] = []
-        #: The one that writes, and the lock of the thread that uses it.
-        self.writer: list[sqlite3.Connection] = []
-        self.turn = threading.Lock()
-        self.doorbell = Doorbell()
-
-    def let_all_go(self) -> None:
-        """Close what is not in use."""
-        for shelf in (self.idle, self.writer):
-            with suppress(IndexError):  # `while shelf` would be no help: another thread may be doing the same
-                while True:
-                    self.let_go(shelf.pop())
-
-    def let_go(self, connection: sqlite3.Connection) -> None:
-        """Close a connection, unless it belongs to the process this one was forked from."""
-        if self.pid == os.getpid():
-            connection.close()
-        else:
-            _inherited.append(connection)
-
-    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
-        if self.pid != getpid():
-            _inherited.extend(self.idle + self.writer)
-
-
-class _Gate:
-    """Keeps the process from forking while a thread is inside SQLite, whose own locks would stay shut in the child."""
-
-    #: Seconds a fork waits for the threads that are inside.
-    PATIENCE = 5.0
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._forking = False
-        #: How often each thread is inside.
-        self._inside: dict[int, int] = {}
-
-    def enter(self) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            # Whoever is inside already must get on, or the fork would wait for them and they for the fork.
-            while self._forking and me not in self._inside:
-                self._changed.wait(self.PATIENCE)
-            self._inside[me] = self._inside.get(me, 0) + 1
-
-    def leave(self) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            self._inside[me] -= 1
-            if not self._inside[me]:
-                del self._inside[me]
-                if self._forking:
-                    self._changed.notify_all()
-
-    def shut(self) -> None:
-        """Let nobody in, and wait until everybody else is out. The lock stays held across the fork."""
-        me = threading.get_ident()
-        self._changed.acquire()
-        self._forking = True
-        self._changed.wait_for(lambda: not self._inside.keys() - {me}, self.PATIENCE)
-
-    def open(self) -> None:
-        """Go on in the parent."""
-        self._forking = False
-        self._changed.notify_all()
-        self._changed.release()
-
-    def renew(self) -> None:
-        """Start afresh in the child, where the forking thread is the only one left."""
-        self.__init__()  # type: ignore[misc]
-
-
-_gate = _Gate()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_gate.shut, after_in_parent=_gate.open, after_in_child=_gate.renew)
-
-#: Connections made before a fork, kept so that garbage collection does not close them in the child.
-_inherited: list[sqlite3.Connection] = []
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            self._pool.turn.release()
 
 
 def _commits_by_itself(connection: sqlite3.Connection) -> bool:

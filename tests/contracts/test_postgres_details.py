@@ -165,8 +165,89 @@ def test_the_head_of_a_long_line_is_read_from_the_index(
         assert all(rows_of(line) <= 256 for line in touched), "\n".join(lines)
 
 
+def test_an_ack_reads_no_more_of_a_long_line_than_it_settles(
+    make: MakeBroker, schema: str, sql: psycopg.Connection[Any]
+) -> None:
+    broker = make()
+    sql.execute(f"ALTER TABLE {schema}.message SET (autovacuum_enabled = off)")
+    for start in range(0, 5_000, 1000):
+        broker.publish([envelope(f"m{start + n}") for n in range(1000)])
+    spots = "{" + ",".join(f'"(0,{n})"' for n in range(1, 500)) + "}"
+    wanted = {"spots": spots, "count": 500, "token": 1, "due": 0, "file": 1}
+    statement = broker._server.text(postgres_statements.ACK_UNMOVED)
+    plan = "\n".join(line for (line,) in sql.execute(f"EXPLAIN {statement}", wanted))
+    assert "Tid Scan on message" in plan, plan
+    assert "Seq Scan" not in plan
+    assert "message_due" not in plan
+
+
 def rows_of(line: str) -> int:
     return int(line.partition("(actual rows=")[2].split()[0])
+
+
+# Acks that go to where the fetch has put the row
+
+
+def vacuum(sql: psycopg.Connection[Any], schema: str, how: str = "INDEX_CLEANUP ON") -> None:
+    sql.execute(f"VACUUM ({how}) {schema}.message")
+
+
+def spots(sql: psycopg.Connection[Any], schema: str) -> dict[str, str]:
+    return dict(sql.execute(f"SELECT id, ctid::text FROM {schema}.message").fetchall())
+
+
+def test_an_ack_hits_no_other_row_though_the_table_was_written_anew(
+    make: MakeBroker, schema: str, sql: psycopg.Connection[Any]
+) -> None:
+    broker = make()
+    sql.execute(f"ALTER TABLE {schema}.message SET (autovacuum_enabled = off)")
+    broker.publish([envelope("a"), envelope("b")])
+    consumer = broker.consumer(["q"], 300.0)
+    a, b = consumer.receive(2, 5.0)
+    put = spots(sql, schema)
+    vacuum(sql, schema)
+    broker.publish([envelope("c", queue="other")])
+    vacuum(sql, schema, "FULL")
+    assert spots(sql, schema)["b"] == put["a"]
+    assert list(consumer.ack([a])) == []
+    assert broker.find(["a", "b"]) == {"b": "leased"}
+    assert list(consumer.ack([b, a])) == [a]
+    consumer.close()
+
+
+def test_an_ack_hits_no_other_row_though_renewals_have_moved_them(
+    make: MakeBroker, schema: str, sql: psycopg.Connection[Any]
+) -> None:
+    broker = make()
+    sql.execute(f"ALTER TABLE {schema}.message SET (autovacuum_enabled = off)")
+    broker.publish([envelope("a"), envelope("b")])
+    consumer = broker.consumer(["q"], 300.0)
+    a, b = consumer.receive(2, 5.0)
+    put = spots(sql, schema)
+    vacuum(sql, schema)
+    consumer.extend([a], 300.0)
+    broker.publish([envelope("c", queue="other")])
+    vacuum(sql, schema)
+    consumer.extend([b], 300.0)
+    assert spots(sql, schema)["b"] == put["a"]
+    assert list(consumer.ack([a])) == []
+    assert broker.find(["a", "b"]) == {"b": "leased"}
+    assert list(consumer.ack([b])) == []
+    consumer.close()
+
+
+def test_of_many_acks_those_are_named_that_came_too_late(make: MakeBroker) -> None:
+    broker = make()
+    broker.publish([envelope(f"m{n}") for n in range(20)])
+    consumer, other = broker.consumer(["q"], 0.05), broker.consumer(["q"], 300.0)
+    lent = consumer.receive(20, 5.0)
+    consumer.extend(lent[10:], 300.0)
+    wait_until(lambda: broker.sizes(["q"])["q"]["ready"] == 10)
+    assert len(other.receive(5, 5.0)) == 5
+    assert sorted(ids(consumer.ack(lent))) == [f"m{n}" for n in range(10)]
+    assert broker.sizes(["q"])["q"] == {"ready": 5, "delayed": 0, "leased": 5, "dead": 0}
+    consumer.close()
+    other.close()
 
 
 # Notifications

@@ -19,7 +19,7 @@ import dray_brokers.sqlite as adapter
 from dray import BrokerError, BrokerUnavailable, Envelope, ManualClock, Url, UrlError
 from dray.testing import wait_until
 from dray_brokers.sqlite import SqliteBroker
-from dray_brokers.sqlite_file import _Gate
+from dray_brokers.sqlite_pool import Gate
 
 
 @pytest.fixture
@@ -377,7 +377,7 @@ def test_eight_processes_may_make_the_file_at_the_same_moment(path: Path) -> Non
 FORK = """
 import gc, os, sys
 from dray import Envelope, Url
-from dray_brokers import sqlite_file
+from dray_brokers import sqlite_pool
 from dray_brokers.sqlite import SqliteBroker
 
 def say(id):
@@ -399,7 +399,7 @@ for name, deed in {
     child = os.fork()
     if child == 0:
         deed()
-        kept = state(sqlite_file._inherited)
+        kept = state(sqlite_pool.inherited)
         sys.exit(0 if len(parents) == 2 and kept == parents else f"{name}: {parents} became {kept}")
     assert os.waitpid(child, 0)[1] == 0, name
     broker.publish(say("after-" + name))
@@ -494,12 +494,16 @@ def test_nothing_published_is_lost_when_processes_are_killed_at_any_moment(path:
         "HEAD",
         "LEND",
         "ACK",
+        "ACK_ALL",
         "REQUEUE",
         "EXTEND",
         "BURY",
         "IS_CANCELLED",
         "FIND",
+        "QUEUES",
+        "SIZES",
         "PEEK",
+        "PURGE_SOME",
     ],
 )
 def test_no_everyday_statement_scans_or_sorts_a_table(broker: SqliteBroker, sql: str) -> None:
@@ -509,15 +513,18 @@ def test_no_everyday_statement_scans_or_sorts_a_table(broker: SqliteBroker, sql:
     with broker._file.reading() as db:
         steps = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[call-overload]
     assert [step for step in steps if step.startswith("SCAN dray_")] == []
-    if sql in ("HEAD", "LEND", "PEEK", "COME_DUE"):
-        assert any("dray_message_line (queue=?" in step for step in steps)
+    if sql in ("LOOK", "HEAD", "LEND"):
+        assert any("dray_message_ready (queue=?" in step for step in steps)
+    if sql in ("LOOK", "COME_DUE"):
+        assert any("dray_message_due (queue=?" in step for step in steps)
+    if sql in ("LOOK", "HEAD", "LEND", "COME_DUE", "PURGE_SOME"):
         assert [step for step in steps if "TEMP B-TREE" in step] == []
     if sql == "HEAD":
         assert any(step.startswith("SEARCH c USING PRIMARY KEY (id=?") for step in steps)
 
 
 def test_a_fork_waits_until_nobody_is_inside_sqlite() -> None:
-    gate = _Gate()
+    gate = Gate()
     shut, forked, entered = threading.Event(), threading.Event(), threading.Event()
 
     def fork() -> None:
