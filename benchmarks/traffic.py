@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import socket
+import struct
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 
 class Meter(ABC):
@@ -35,9 +37,9 @@ class _Tally:
         self.count = 0
         self._lock = threading.Lock()
 
-    def add(self) -> None:
+    def add(self, number: int) -> None:
         with self._lock:
-            self.count += 1
+            self.count += number
 
 
 class DriverMeter(Meter):
@@ -53,29 +55,29 @@ class DriverMeter(Meter):
         kind = type(self)
         if kind not in self._tallies:
             self._tallies[kind] = _Tally()
-            for owner, name, counts in self.methods():
-                setattr(owner, name, _counted(getattr(owner, name), self._tallies[kind].add, counts))
+            for owner, name, many in self.methods():
+                setattr(owner, name, _counted(getattr(owner, name), self._tallies[kind].add, many))
 
     @abstractmethod
-    def methods(self) -> Sequence[tuple[type, str, Callable[..., bool]]]:
-        """Return what is called for each of what is counted: class, method, and whether these arguments count."""
+    def methods(self) -> Sequence[tuple[type, str, Callable[..., int]]]:
+        """Return what is called for each of what is counted: class, method, and how many these arguments are."""
 
     def read(self) -> float:
         return self._tallies[type(self)].count
 
 
-def _counted(method: Callable[..., Any], count: Callable[[], None], counts: Callable[..., bool]) -> Callable[..., Any]:
+def _counted(method: Callable[..., Any], count: Callable[[int], None], many: Callable[..., int]) -> Callable[..., Any]:
     @functools.wraps(method)
     def counted(*args: Any, **options: Any) -> Any:
-        if counts(*args):
-            count()
+        if number := many(*args):
+            count(number)
         return method(*args, **options)
 
     return counted
 
 
-def _always(*args: Any) -> bool:
-    return True
+def _always(*args: Any) -> int:
+    return 1
 
 
 class RedisRequests(DriverMeter):
@@ -83,7 +85,7 @@ class RedisRequests(DriverMeter):
 
     name = "Redis requests"
 
-    def methods(self) -> Sequence[tuple[type, str, Callable[..., bool]]]:
+    def methods(self) -> Sequence[tuple[type, str, Callable[..., int]]]:
         from redis.connection import AbstractConnection
 
         return [(AbstractConnection, "send_packed_command", _always)]
@@ -121,14 +123,31 @@ class AmqpMethods(DriverMeter):
 
     name = "AMQP methods"
 
-    def methods(self) -> Sequence[tuple[type, str, Callable[..., bool]]]:
-        from pika import frame
-        from pika.connection import Connection
+    def methods(self) -> Sequence[tuple[type, str, Callable[..., int]]]:
+        from pika.adapters.base_connection import BaseConnection
 
-        def carries_method(connection: Any, value: Any) -> bool:
-            return isinstance(value, frame.Method)
+        begun: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 
-        return [(Connection, "_send_method", _always), (Connection, "_process_frame", carries_method)]
+        def sent(connection: Any, data: bytes) -> int:
+            return _methods(data)[0]
+
+        def received(connection: Any, data: bytes) -> int:
+            number, begun[connection] = _methods(begun.get(connection, b"") + data)
+            return number
+
+        return [(BaseConnection, "_adapter_emit_data", sent), (BaseConnection, "_proto_data_received", received)]
+
+
+def _methods(data: bytes) -> tuple[int, bytes]:
+    """Return how many frames with a method there are in what went over the wire, and the one that is not whole yet."""
+    number, start = 0, 0
+    while len(data) - start >= 7 and data[start] < ord("A"):
+        kind, _, size = struct.unpack_from(">BHI", data, start)
+        if start + size + 8 > len(data):
+            break
+        number += kind == 1
+        start += size + 8
+    return number, data[start:]
 
 
 class SqsRequests(DriverMeter):
@@ -136,7 +155,7 @@ class SqsRequests(DriverMeter):
 
     name = "SQS requests"
 
-    def methods(self) -> Sequence[tuple[type, str, Callable[..., bool]]]:
+    def methods(self) -> Sequence[tuple[type, str, Callable[..., int]]]:
         from botocore.httpsession import URLLib3Session
 
         return [(URLLib3Session, "send", _always)]
@@ -147,7 +166,7 @@ class SqlStatements(DriverMeter):
 
     name = "SQL statements"
 
-    def methods(self) -> Sequence[tuple[type, str, Callable[..., bool]]]:
+    def methods(self) -> Sequence[tuple[type, str, Callable[..., int]]]:
         from psycopg import Cursor
 
         return [(Cursor, "execute", _always)]

@@ -19,8 +19,9 @@ from uuid import uuid4
 from pika import BasicProperties
 
 from dray import BackendError, BackendUnavailable, BrokerError, BrokerUnavailable, Record, ResultBackend, Url
-from dray_brokers.rabbitmq_channel import Arrival, RabbitChannel
+from dray_brokers.rabbitmq_channel import RabbitChannel
 from dray_brokers.rabbitmq_connection import Link, RabbitOptions
+from dray_brokers.rabbitmq_frames import Arrival
 from dray_brokers.rabbitmq_publisher import SAFE, UNSURE, Post, Publisher
 from dray_brokers.rabbitmq_wire import id_of, named
 
@@ -138,27 +139,25 @@ class RpcBackend(ResultBackend):
         channel = link.channel()
 
         def begin(future: Any) -> None:
-            channel.on_arrival = lambda tag, arrival: self._keep(channel, arrival)
+            channel.on_arrivals = lambda tag, arrivals: self._keep(channel, arrivals)
             channel.consume(self.address, "results", PREFETCH)
             future.set_result(None)
 
         link.call(f"reading the queue {self.address}", begin, channel)
 
-    def _keep(self, channel: RabbitChannel, arrival: Arrival) -> None:
-        headers = arrival.properties.headers or {}
-        ttl = headers.get(TTL)
-        try:
-            record = Record(
-                id=id_of(arrival.properties),
-                state=str(headers[STATE]),
-                final=bool(headers[FINAL]),
-                body=arrival.body,
-                rank=int(headers.get(RANK, 0)),
-            )
-            self._kept.store([record], None if ttl is None else float(ttl))
-        except (KeyError, TypeError, ValueError):
-            logger.warning("something that is no result has come to %s, and is dropped", self.address)
-        channel.basic_ack(arrival.tag)
+    def _keep(self, channel: RabbitChannel, arrivals: Sequence[Arrival]) -> None:
+        kept: dict[float | None, list[Record]] = {}
+        for arrival in arrivals:
+            try:
+                record, ttl = _arrived(arrival)
+            except (KeyError, TypeError, ValueError):
+                logger.warning("something that is no result has come to %s, and is dropped", self.address)
+            else:
+                kept.setdefault(ttl, []).append(record)
+        for ttl, records in kept.items():
+            self._kept.store(records, ttl)
+        # Nothing comes in otherwise on this channel, so that all before it is kept as well.
+        channel.basic_ack(arrivals[-1].tag, multiple=True)
 
     def _publish(self, posts: Sequence[Post]) -> None:
         for _ in range(TRIES):
@@ -187,6 +186,20 @@ def _post(record: Record, ttl: float | None) -> Post:
     expiration = None if ttl is None else str(max(1, int(ttl * 1000)))
     properties: BasicProperties = named(record.id, headers, expiration=expiration)
     return Post("", record.reply_to, properties, record.body, mandatory=False)
+
+
+def _arrived(arrival: Arrival) -> tuple[Record, float | None]:
+    """Return the record that has come, and for how many seconds it is kept."""
+    headers = arrival.properties.headers or {}
+    ttl = headers.get(TTL)
+    record = Record(
+        id=id_of(arrival.properties),
+        state=str(headers[STATE]),
+        final=bool(headers[FINAL]),
+        body=arrival.body,
+        rank=int(headers.get(RANK, 0)),
+    )
+    return record, None if ttl is None else float(ttl)
 
 
 def _received(record: Record) -> Record:

@@ -5,7 +5,8 @@ publishes, and what has been done must get through all the same. Each has a thre
 
     rabbitmq_topology.py    which queues, exchanges and delays there are     rabbitmq_wire.py        a message in AMQP
     rabbitmq_publisher.py   how messages get there, and what is known of it  rabbitmq_channel.py     what pika lacks
-    rabbitmq_intake.py      how they get out                                 rabbitmq_errors.py      errors in words
+    rabbitmq_intake.py      how they get out                                 rabbitmq_frames.py      the same in bytes
+    rabbitmq_tags.py        which of them an ack may stand for               rabbitmq_errors.py      errors in words
     rabbitmq_consumer.py    who holds them, and how often they were held     rabbitmq_management.py  the other API
 """
 

@@ -140,6 +140,10 @@ class Link:
         self._given_up = False
         #: What fails when the connection is lost.
         self._waiting: set[Future[Any]] = set()
+        #: Called, on any thread, once it is lost.
+        self.on_lost: list[Callable[[], None]] = []
+        #: Most bytes of a frame, as agreed with the server.
+        self.largest_frame = 0
         #: Why the server takes no messages at the moment; "" when it does.
         self.blocked = ""
         #: What the server says of itself.
@@ -274,6 +278,7 @@ class Link:
 
         def on_open(connection: Any) -> None:
             self.server = dict(connection.server_properties or {})
+            self.largest_frame = connection.params.frame_max
             self._lost = None
             if self._given_up:
                 connection.close()
@@ -312,6 +317,8 @@ class Link:
         for future in waiting:
             if not future.done():
                 future.set_exception(lost)
+        for told in self.on_lost:
+            told()
 
 
 class Session:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dray import BrokerError, BrokerUnavailable, Consumer, Delivery
 
-from .rabbitmq_channel import Arrival
+from .rabbitmq_frames import Arrival
 from .rabbitmq_intake import Intake
 from .rabbitmq_publisher import Post
 from .rabbitmq_wire import copied, deliveries, delivery_of, lost_deliveries

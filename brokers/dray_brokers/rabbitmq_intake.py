@@ -4,7 +4,8 @@ RabbitMQ pushes, to whoever has consumers open, up to a number that is fixed whe
 (in AMQP's sense) is therefore opened for one grant and ends with it:
 
     classic queue   opened and cancelled in one breath: the server answers the cancelling after the last message, so
-                    that a grant is one round trip, whatever it brings
+                    that a grant is one round trip, whatever it brings; it brings up to two hundred. When there is more,
+                    as with a quorum queue
     quorum queue    messages on their way to a consumer that is cancelled are sent back, and counted as delivered. So
                     one is cancelled when its grant is used up. `basic.get` tells how many more there are; half of
                     those are granted, because others may take the rest
@@ -28,16 +29,20 @@ from pika import spec
 
 from dray import BrokerError, BrokerUnavailable
 
-from .rabbitmq_channel import Arrival, RabbitChannel
+from .rabbitmq_channel import RabbitChannel
 from .rabbitmq_connection import Link
 from .rabbitmq_errors import translated
+from .rabbitmq_frames import Arrival
+from .rabbitmq_tags import Tags
 
 #: Fewer than this are fetched from a quorum queue one by one: they cost less than a consumer.
 FEW = 4
-#: A classic queue pushes about 190 before it waits for the socket; one that pushed so many may have more.
+#: A classic queue pushes up to 200 before it waits for the socket; one that pushed so many may have more.
 MANY = 100
 #: Seconds without another message after which a grant on a quorum queue will not be used up any more.
 PATIENCE = 0.1
+#: Seconds for which an ack may wait, before it is sent by itself, for those of earlier messages; twice that at most.
+LINGER = 0.002
 
 
 class _Grant:
@@ -63,13 +68,15 @@ class Intake:
         #: Those of `names` that are quorum queues.
         self.quorum = quorum
         self._queues = list(names)
+        #: Queues that brought many at the last look.
+        self._deep: set[str] = set()
         self._numbers = itertools.count(1)
         self._grants: dict[str, _Grant] = {}
         #: Queues with an open bell, and what has arrived and was not taken yet.
         self._bells: dict[str, str] = {}
         self._arrived: dict[str, deque[Arrival]] = {queue: deque() for queue in names}
-        #: Tags that are neither acked nor back, in order; and the answers to `get` that are awaited.
-        self._open_tags: dict[int, None] = {}
+        self._tags, self._lingering = Tags(), False
+        #: The answers to `get` that are awaited.
         self._gets: deque[tuple[str, Future[int]]] = deque()
         #: Guards `_arrived` and `_lost`; notified when one of them changes.
         self._changed = threading.Condition()
@@ -79,7 +86,7 @@ class Intake:
 
     def _begin(self, future: Future[None]) -> None:
         channel = self._channel
-        channel.on_arrival, channel.on_got = self._on_arrival, self._on_got
+        channel.on_arrivals, channel.on_got = self._on_arrivals, self._on_got
         channel.add_on_close_callback(self._on_close)
         channel.add_on_cancel_callback(self._on_cancelled_by_server)
         channel.add_callback(self._on_cancel_ok, [spec.Basic.CancelOk], one_shot=False)
@@ -114,14 +121,18 @@ class Intake:
 
     def fetch(self, queue: str, most: int) -> None:
         """Have up to `most` messages arrive from a queue, as many as it has. `take` them then."""
-        if queue in self.quorum:
-            self._fetch_quorum(queue, most)
-            return
-        while most > 0:
+        arrived = self._arrived[queue]
+        before = len(arrived)
+        if queue not in self.quorum and queue not in self._deep:
             came = self._grant_and_cancel(queue, most)
-            most -= came
-            if came < MANY:
+            if came < MANY or came == most:
                 return
+            most, before = most - came, before + came
+        self._fetch_counted(queue, most)
+        if len(arrived) - before >= MANY:
+            self._deep.add(queue)
+        else:
+            self._deep.discard(queue)
 
     def listen(self, queues: Iterable[str], seconds: float) -> None:
         """Return when something has arrived from any of `queues`, or is lost, or the time is over."""
@@ -141,15 +152,15 @@ class Intake:
 
     def ack(self, tags: Sequence[int]) -> None:
         """Have the server forget these messages."""
-        self._link.post(lambda: self._ack(set(tags)))
+        self._link.post(lambda: self._ack(tags))
 
     def give_back(self, tags: Sequence[int]) -> None:
         """Have the server put these back at the head of their queues, marked as redelivered."""
 
         def work() -> None:
+            self._tags.closed(tags)
             with self._channel.connection.in_one_piece():
                 for tag in tags:
-                    self._open_tags.pop(tag, None)
                     self._channel.basic_nack(tag, requeue=True)
 
         self._link.post(work)
@@ -163,7 +174,8 @@ class Intake:
             except BrokerError:
                 pass
 
-    def _fetch_quorum(self, queue: str, most: int) -> None:
+    def _fetch_counted(self, queue: str, most: int) -> None:
+        """Ask how many there are, and have some of them pushed: one grant that is used up, however large it is."""
         behind = self._get(queue, 1)
         if behind <= 0 or most <= 1:
             return
@@ -242,14 +254,14 @@ class Intake:
         # Answered in order.
         self._grants[left[-1]].ended = future
 
-    def _on_arrival(self, tag: str, arrival: Arrival) -> None:
-        self._open_tags[arrival.tag] = None
+    def _on_arrivals(self, tag: str, arrivals: Sequence[Arrival]) -> None:
+        self._tags.opened(arrival.tag for arrival in arrivals)
         queue, grant = self._queues[int(tag.partition(".")[0])], self._grants.get(tag)
         with self._changed:
-            self._arrived[queue].append(arrival)
+            self._arrived[queue].extend(arrivals)
             if grant is None or grant.cancelled:
                 return
-            grant.credit -= 1
+            grant.credit -= len(arrivals)
             if grant.credit == 0:
                 # Before any of its messages is acked, which would make room for another: so it can bring no more.
                 self._channel.cancel(tag, answer=False)
@@ -271,32 +283,37 @@ class Intake:
     def _on_got(self, arrival: Arrival | None) -> None:
         queue, future = self._gets.popleft()
         if arrival is not None:
-            self._open_tags[arrival.tag] = None
+            self._tags.opened([arrival.tag])
             with self._changed:
                 self._arrived[queue].append(arrival)
         if not future.done():
             future.set_result(-1 if arrival is None else arrival.behind)
 
-    def _ack(self, tags: set[int]) -> None:
-        """Ack with one frame what is open up to the first that stays open, and each of the others with its own."""
-        tags &= self._open_tags.keys()
-        upto = 0
-        for tag in self._open_tags:
-            if tag not in tags:
-                break
-            upto = tag
+    def _ack(self, tags: Sequence[int]) -> None:
+        """Ack with one frame what is done up to the first that is open; the others may wait a moment for that one."""
+        if upto := self._tags.done(tags):
+            self._channel.basic_ack(upto, multiple=True)
+        if self._tags.waiting and not self._lingering:
+            self._lingering = True
+            self._channel.connection.ioloop.call_later(LINGER, self._ack_overdue)
+
+    def _ack_overdue(self) -> None:
+        self._lingering = False
+        if self._channel.is_open:
+            self._ack_each(self._tags.overdue())
+            self._ack([])
+
+    def _ack_each(self, tags: Sequence[int]) -> None:
         with self._channel.connection.in_one_piece():
-            if upto:
-                self._channel.basic_ack(upto, multiple=True)
-            for tag in sorted(tags):
-                del self._open_tags[tag]
-                if tag > upto:
-                    self._channel.basic_ack(tag)
+            for tag in tags:
+                self._channel.basic_ack(tag)
 
     def _close(self, channel: RabbitChannel, future: Future[None]) -> None:
         if channel.is_closed:
             future.set_result(None)
         else:
+            # What is closed under these comes back.
+            self._ack_each(self._tags.rest())
             channel.add_on_close_callback(lambda *about: future.set_result(None))
             channel.close()
 

@@ -16,8 +16,8 @@ from pika import BasicProperties
 
 from dray import Delivery, Envelope
 
-from .rabbitmq_channel import Arrival
 from .rabbitmq_connection import MOST_NAME
+from .rabbitmq_frames import Arrival
 
 #: Highest priority a queue of ours tells apart.
 HIGHEST = 19

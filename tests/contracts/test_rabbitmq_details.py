@@ -423,17 +423,44 @@ def test_what_is_on_the_ladder_survives_a_restart_of_the_server(durable_rabbitmq
 # Receiving
 
 
+def acks_of(consumer: Any) -> list[tuple[int, bool]]:
+    """Return a list that grows with every ack: the tag, and whether it stands for all before it."""
+    channel, acks = consumer._intake._channel, list[tuple[int, bool]]()
+    basic_ack = channel.basic_ack
+    channel.basic_ack = lambda tag, multiple=False: (acks.append((tag, multiple)), basic_ack(tag, multiple))
+    return acks
+
+
 def test_a_batch_is_acked_with_one_frame(broker: RabbitBroker) -> None:
     broker.publish([envelope(f"m{n}") for n in range(200)])
     consumer = broker.consumer(["q"], 30)
     lent = take(consumer, 200)
-    channel, acks = consumer._intake._channel, []
-    basic_ack = channel.basic_ack
-    channel.basic_ack = lambda tag, multiple=False: (acks.append((tag, multiple)), basic_ack(tag, multiple))
-    consumer.ack(lent[50:60])
-    consumer.ack([*lent[:50], *lent[60:]])
+    acks = acks_of(consumer)
+    consumer.ack(lent)
     consumer.close()
-    assert len(acks) == 11 and acks[-1] == (lent[-1].receipt[1], True)
+    assert acks == [(lent[-1].receipt[1], True)]
+    assert list(broker.consumer(["q"], 30).receive(10, 0.2)) == []
+
+
+def test_an_ack_waits_a_moment_for_those_of_earlier_messages_and_not_for_ever(broker: RabbitBroker) -> None:
+    broker.publish([envelope(id) for id in "abc"])
+    consumer = broker.consumer(["q"], 30)
+    first, second, third = take(consumer, 3)
+    acks = acks_of(consumer)
+    consumer.ack([second])
+    wait_until(lambda: acks == [(second.receipt[1], False)], PATIENCE)
+    consumer.ack([first])
+    wait_until(lambda: acks[1:] == [(first.receipt[1], True)], PATIENCE)
+    consumer.ack([third])
+    wait_until(lambda: acks[2:] == [(third.receipt[1], True)], PATIENCE)
+
+
+def test_an_ack_that_waits_for_another_is_sent_before_the_consumer_is_closed(broker: RabbitBroker) -> None:
+    broker.publish([envelope("a"), envelope("b")])
+    consumer = broker.consumer(["q"], 30)
+    consumer.ack(take(consumer, 2)[1:])
+    consumer.close()
+    assert ids(take(broker.consumer(["q"], 30))) == ["a"]
     assert list(broker.consumer(["q"], 30).receive(10, 0.2)) == []
 
 

@@ -104,6 +104,7 @@ SHARED = {
     ("backends", "dray_brokers.redis_held_line"),
     ("backends", "dray_brokers.rabbitmq_channel"),
     ("backends", "dray_brokers.rabbitmq_connection"),
+    ("backends", "dray_brokers.rabbitmq_frames"),
     ("backends", "dray_brokers.rabbitmq_publisher"),
     ("backends", "dray_brokers.rabbitmq_wire"),
 }

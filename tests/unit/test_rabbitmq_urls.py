@@ -10,9 +10,9 @@ from pika import BasicProperties, exceptions
 from dray import BrokerError, BrokerUnavailable, Envelope, Url, UrlError
 from dray_brokers.rabbitmq import RabbitBroker
 from dray_brokers.rabbitmq_advice import advice
-from dray_brokers.rabbitmq_channel import Arrival
 from dray_brokers.rabbitmq_connection import RabbitOptions, parameters_of, vhost_of
 from dray_brokers.rabbitmq_errors import translated
+from dray_brokers.rabbitmq_frames import Arrival
 from dray_brokers.rabbitmq_management import Management
 from dray_brokers.rabbitmq_topology import LONGEST, STEPS, UNIT, Server, Topology
 from dray_brokers.rabbitmq_wire import copied, deliveries, id_of, lost_deliveries, properties_of
