@@ -33,8 +33,8 @@ from .redis_records import STATES, framed, framed_ids, letters_from, to_publish,
 
 #: Seconds between two notes that a queue is in use, and after how many an empty one may be forgotten.
 NOTE_EVERY, FORGET_AFTER = 60.0, 86400.0
-#: Most bytes of bodies that one script is given, and most letters that it handles.
-PUBLISH_BYTES, LETTERS = 8 * 1024 * 1024, 500
+#: Most messages and most bytes of bodies that one script stores, and most letters that it handles.
+PUBLISH, PUBLISH_BYTES, LETTERS = 500, 8 * 1024 * 1024, 500
 #: Largest body (bytes): a little less than the longest text Redis takes.
 LARGEST = 500 * 1024 * 1024
 
@@ -47,6 +47,7 @@ class RedisBroker(Broker):
     """
 
     capabilities = Capabilities(
+        max_publish_batch=10_000,
         max_delay=FOREVER,
         priority_levels=10,
         lease=True,
@@ -87,12 +88,9 @@ class RedisBroker(Broker):
             else:
                 by_queue[envelope.queue].append(envelope)
         for queue, all_of_it in by_queue.items():
-            for some in _portions(all_of_it):
-                try:
-                    self._publish(queue, some)
-                except BrokerUnavailable:
-                    raise
-                except BrokerError as error:
+            portions = list(_portions(all_of_it))
+            for some, error in zip(portions, self._publish(queue, portions), strict=True):
+                if error is not None:
                     rejected.update((envelope.id, str(error)) for envelope in some)
         if rejected:
             raise PublishError(rejected)
@@ -171,10 +169,20 @@ class RedisBroker(Broker):
 
     # Steps.
 
-    def _publish(self, queue: str, envelopes: Sequence[Envelope]) -> None:
-        self._note(queue)
-        run = self._queues.run_confirmed if self._link.place.options.wait_replicas else self._queues.run
-        self._queues.ring(queue, run("publish", self._queues.with_bell(queue), *to_publish(envelopes)))
+    def _publish(self, queue: str, portions: Sequence[Sequence[Envelope]]) -> list[BrokerError | None]:
+        """Publish portions one after the other; return what each was refused with, or None."""
+        try:
+            self._note(queue)
+        except BrokerUnavailable:
+            raise
+        except BrokerError as error:
+            return [error] * len(portions)
+        now = self._time.time()
+        calls = (to_publish(some, now) for some in portions)
+        outcomes = self._queues.write_each("publish", self._queues.with_bell(queue), calls)
+        errors = [outcome if isinstance(outcome, BrokerError) else None for outcome in outcomes]
+        self._queues.ring(queue, sum(outcome for outcome in outcomes if isinstance(outcome, int)))
+        return errors
 
     def _note(self, queue: str) -> None:
         """Note that a queue is in use: before anything is in it, so that none is ever missed."""
@@ -207,7 +215,7 @@ def _portions(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
     """Give `envelopes` in portions that one script can take."""
     start = weight = 0
     for n, envelope in enumerate(envelopes):
-        if weight and weight + len(envelope.body) > PUBLISH_BYTES:
+        if n - start == PUBLISH or (weight and weight + len(envelope.body) > PUBLISH_BYTES):
             yield envelopes[start:n]
             start, weight = n, 0
         weight += len(envelope.body)

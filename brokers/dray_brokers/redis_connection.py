@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from importlib import resources
 from math import inf
 from typing import Any, Literal, TypeVar
@@ -27,6 +26,7 @@ from redis.sentinel import Sentinel
 from dray import DrayError, Url, UrlError
 
 from .redis_errors import TROUBLE, Words
+from .redis_wires import Wire, Wires, packed
 
 PORT, SENTINEL_PORT = 6379, 26379
 #: Most connections to one node: as many as there are threads that call. Each is opened when it is first needed.
@@ -213,24 +213,63 @@ class Line:
             self.client: Any = place.client(socket_timeout)
         except TROUBLE as error:
             raise self._in_words(error) from error
+        #: None in a cluster: there the driver knows which node is asked.
+        self._wires = None if place.kind == "cluster" else Wires(self.client)
+        self._ask = self.client.execute_command if self._wires is None else self._wires.ask
 
-    def command(self, *parts: Any, **options: Any) -> Any:
-        """Send one command and return its answer; `options` are the driver's."""
-        return self.call(lambda: self.client.execute_command(*parts, **options))
+    def command(self, *parts: Any) -> Any:
+        """Send one command and return its answer as the server gives it."""
+        return self.call(self._ask, *parts)
 
     def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Run a script and return its answer."""
-        parts = (len(keys), *keys, *arguments)
-        with suppress(_UnknownScript):
-            return self.call(lambda: self.client.execute_command("EVALSHA", script.digest, *parts))
-        # Also after a restart, a failover, or SCRIPT FLUSH: the server forgets, and learns again.
-        return self.call(lambda: self.client.execute_command("EVAL", script.text, *parts))
+        try:
+            return self.call(self._ask, "EVALSHA", script.digest, len(keys), *keys, *arguments)
+        except _UnknownScript:
+            # Also after a restart, a failover, or SCRIPT FLUSH: the server forgets, and learns again.
+            return self.call(self._ask, "EVAL", script.text, len(keys), *keys, *arguments)
 
-    def run_confirmed(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
+    def write_each(self, script: Script, keys: Sequence[str], calls: Iterable[Sequence[Any]]) -> list[Any]:
+        """Run a script once for each of `calls`, its arguments; return the answers, or what they were refused with.
+
+        While the server is at one call the next is worked out, and it is sent when that one is answered: after an
+        outage, which is raised, one call at most is uncertain. With `wait_replicas` so many have what it wrote.
+        """
+        if self._wires is None or self._place.options.wait_replicas:
+            run = self._run_confirmed if self._place.options.wait_replicas else self.run
+            return [self._outcome(partial(run, script, keys, *arguments)) for arguments in calls]
+        outcomes = []
+        with self.call(self._wires.take) as wire:
+            answer: Callable[[], Any] | None = None
+            for arguments in calls:
+                command = packed(("EVALSHA", script.digest, len(keys), *keys, *arguments))
+                if answer is not None:
+                    outcomes.append(self._outcome(answer))
+                self.call(wire.send, command)
+                answer = partial(self._answer, wire, script, keys, arguments)
+            if answer is not None:
+                outcomes.append(self._outcome(answer))
+        return outcomes
+
+    def _answer(self, wire: Wire, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        try:
+            return self.call(wire.answer)
+        except _UnknownScript:
+            return self.run(script, keys, *arguments)
+
+    def _outcome(self, answer: Callable[[], Any]) -> Any:
+        try:
+            return answer()
+        except self._words.unavailable:
+            raise
+        except self._words.refused as error:
+            return error
+
+    def _run_confirmed(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Run a script and return its answer when `wait_replicas` have what it wrote; unavailable if they have not."""
         parts = (len(keys), *keys, *arguments)
         wanted, within = self._place.options.wait_replicas, self._place.options.wait_timeout
-        answer, confirmed = self.call(lambda: self._write_and_wait(keys[0], script, parts, wanted, within))
+        answer, confirmed = self.call(self._write_and_wait, keys[0], script, parts, wanted, within)
         if confirmed < wanted:
             raise self._words.unavailable(
                 f"{self._words.url}: sent, but only {confirmed} of {wanted} replicas had it within {within:g} s "
@@ -266,12 +305,12 @@ class Line:
         self.closed = True
         self._hang_up()
 
-    def call(self, ask: Callable[[], Any]) -> Any:
-        """Return what `ask()` gets out of `client`, its errors in words."""
+    def call(self, ask: Callable[..., Any], *parts: Any, **options: Any) -> Any:
+        """Return what `ask`, given the rest, gets out of the server, its errors in words."""
         if self.closed:
             raise self._words.unavailable(f"{self._words.url} was closed or lost; open it again")
         try:
-            answer = ask()
+            answer = ask(*parts, **options)
             self._met = True
             return answer
         except DrayError:
@@ -363,8 +402,9 @@ class RedisLink:
     def configuration(self, name: str) -> str | None:
         """Return a setting of the server (in a cluster: of one of its nodes), or None when that may not be asked."""
         options = {"target_nodes": "random"} if self.cluster else {}
+        main = self.main
         try:
-            answer = self.main.command("CONFIG GET", name, **options)
+            answer = main.call(main.client.execute_command, "CONFIG GET", name, **options)
         except self.words.unavailable:
             raise
         except self.words.refused:

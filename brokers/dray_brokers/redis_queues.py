@@ -8,6 +8,7 @@ process leaves a ring that is late by two seconds, or a mark that the worker's o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from .redis_connection import RedisLink, Script, load_script
@@ -16,8 +17,8 @@ from .redis_records import quoted
 #: Most ids, and most queues, of one step, so that none keeps the server from others for long.
 IDS, QUEUES = 1000, 100
 
-#: The scripts that have to do with loans.
-_LENDING = frozenset(("receive", "settle", "look", "purge"))
+#: What a script needs besides `shared`.
+_NEEDS = {"letters": ("records",), **dict.fromkeys(("receive", "settle", "look", "purge"), ("records", "loans"))}
 
 
 class RedisQueues:
@@ -55,9 +56,9 @@ class RedisQueues:
         """Run the script of that name."""
         return self.link.main.run(_script(name), list(keys), *arguments)
 
-    def run_confirmed(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
-        """Run the script of that name; return when as many replicas as the URL wants have what it wrote."""
-        return self.link.main.run_confirmed(_script(name), list(keys), *arguments)
+    def write_each(self, name: str, keys: Iterable[str], calls: Iterable[Sequence[Any]]) -> list[Any]:
+        """Run the script of that name once for each of `calls`: see `Line.write_each`."""
+        return self.link.main.write_each(_script(name), list(keys), calls)
 
     def open(self) -> None:
         """Connect, and try out whether the rights suffice."""
@@ -69,9 +70,9 @@ class RedisQueues:
             self.run("ring", [self.bell(queue)], wakes)
 
 
+@cache
 def _script(name: str) -> Script:
-    shared = ("shared", "loans") if name in _LENDING else ("shared",)
-    return load_script("dray_brokers", *shared, name)
+    return load_script("dray_brokers", "shared", *_NEEDS.get(name, ()), name)
 
 
 def pages(items: Sequence[str], size: int = IDS) -> Iterator[Sequence[str]]:

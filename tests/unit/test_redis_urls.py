@@ -17,6 +17,7 @@ from dray_brokers.redis_records import (
     framed,
     id_from_bytes,
     id_to_bytes,
+    ids_to_bytes,
     mask_from_bytes,
     mask_of,
     mask_to_bytes,
@@ -24,6 +25,7 @@ from dray_brokers.redis_records import (
     to_publish,
     unpacked,
 )
+from dray_brokers.redis_wires import packed
 
 SCHEMES = ["redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "valkey", "valkeys", "valkey+cluster"]
 
@@ -152,8 +154,38 @@ def test_every_id_comes_back_as_it_was(id: str) -> None:
     assert id_from_bytes(id_to_bytes(id)) == id
 
 
+UUIDS = ["01a1fc7d-96d2-7dad-8ab1-be8f45223677", "01a1fc7d-96d2-7dad-8ab1-be8f45223678"]
+
+
 def test_a_uuid_takes_seventeen_bytes() -> None:
-    assert len(id_to_bytes("01a1fc7d-96d2-7dad-8ab1-be8f45223677")) == 17
+    assert len(id_to_bytes(UUIDS[0])) == 17
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [],
+        UUIDS[:1],
+        UUIDS,
+        [*UUIDS, "other"],
+        [UUIDS[0], UUIDS[1].upper()],
+        # Of the length of two UUIDs together, with everything where it would be in those.
+        [UUIDS[0] + UUIDS[1][:1], UUIDS[1][1:]],
+        [UUIDS[0][:-1] + "g", UUIDS[1]],
+        [UUIDS[0][:-1] + "\u0665", UUIDS[1]],
+        [UUIDS[0][:-2] + " a", UUIDS[1]],
+        ["-" * 36, "0" * 36],
+    ],
+)
+def test_many_ids_are_stored_as_one_by_one(ids: list[str]) -> None:
+    assert ids_to_bytes(ids) == [id_to_bytes(id) for id in ids]
+
+
+def test_a_command_is_packed_part_by_part() -> None:
+    packed_here = packed(("ZADD", "ключ", 3, 0.5, b"\x00\r\n"))
+    assert packed_here == b"*5\r\n$4\r\nZADD\r\n$8\r\n%b\r\n$1\r\n3\r\n$3\r\n0.5\r\n$3\r\n\x00\r\n\r\n" % (
+        "ключ".encode()
+    )
 
 
 def test_no_two_ids_are_stored_alike() -> None:
@@ -185,9 +217,9 @@ def test_a_mask_is_whole_words_of_the_bits_it_is_made_of(numbers: Sequence[int])
     assert [n for n in range(8 * len(written)) if mask >> n & 1] == sorted(numbers)
 
 
-def test_a_message_costs_its_body_its_id_twice_and_thirty_bytes_on_the_way() -> None:
-    envelope = Envelope(id="01a1fc7d-96d2-7dad-8ab1-be8f45223677", queue="q", body=b"x" * 100)
-    assert sum(map(len, to_publish([envelope]))) <= 100 + 2 * 17 + 30
+def test_a_message_costs_its_body_its_id_and_thirty_bytes_on_the_way() -> None:
+    envelope = Envelope(id=UUIDS[0], queue="q", body=b"x" * 100)
+    assert sum(map(len, to_publish([envelope], 1.5e9))) <= 100 + 17 + 30
 
 
 @pytest.mark.parametrize("queue", ["}", "{", "{}", "a}b{c", "%7B", ""])

@@ -52,8 +52,8 @@ for _, number in ipairs(numbers) do
     -- One whose name has been published again meanwhile stays dead: it must not run twice.
     elseif redis.call('SISMEMBER', queue.ids, name_of(record)) == 0 then
       remove(last, id_of(record))
-      remember_names(queue, { name_of(record) })
-      remember_tries(queue, { name_of(record) })
+      local attempt, _, id = struct.unpack('>I4BI2c0', record, 11)
+      remember(queue, attempt, id)
       line_up(queue, { delivered(record, 0) })
       moved = moved + 1
     end

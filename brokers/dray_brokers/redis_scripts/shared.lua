@@ -1,4 +1,5 @@
--- What the scripts of the queues share. Every script begins with this file, so all of them see the same state:
+-- What the scripts of the queues share. Every script begins with this file, so all of them see the same state. For a
+-- script that moves a single message it is a third of the work to get all this ready, so what only some need is elsewhere.
 --
 -- A queue has a base such as `dray:{emails}`. All of its keys begin with it, so a cluster keeps them on one node:
 --   :ready:9 to :ready:0   lists of records by priority, the next one first
@@ -16,7 +17,7 @@
 --   :graves    hash by id: the numbers of its letters, separated by blanks
 -- A message is always in one of ready, back, held, letters and the terms of one loan, and changes over within one script.
 --
--- A record is, big-endian: published (double), deliveries (2), attempt (4), priority (1), length of the id (2), id, body.
+-- A record is, big-endian: published (double, by the clock of who did), deliveries (2), attempt (4), priority (1), length of the id (2), id, body.
 -- A name is the id, and for a later attempt "\2", the attempt (4 bytes) and the id.
 --
 -- A loan is what one fetch takes from one queue; its token (8 bytes) is drawn by the consumer. Nothing is written for a
@@ -40,12 +41,17 @@ local LOOK = 2
 -- Lua takes no more arguments in one call than about 8000; even, because some come in pairs.
 local ARGUMENTS = 4000
 
+local key_of = {
+  __index = function(queue, part)
+    local key = queue.base .. ':' .. part
+    queue[part] = key
+    return key
+  end,
+}
+
+-- The keys of a queue by their parts: `ids`, `held` and so on; `ready` wants its priority yet.
 local function queue_of(base)
-  return {
-    ready = base .. ':ready:', back = base .. ':back', held = base .. ':held', delayed = base .. ':delayed',
-    loans = base .. ':loans', leased = base .. ':leased', ids = base .. ':ids', tries = base .. ':tries',
-    dead = base .. ':dead', letters = base .. ':letters', graves = base .. ':graves',
-  }
+  return setmetatable({ base = base, ready = base .. ':ready:' }, key_of)
 end
 
 -- Seconds since 1970, by the server.
@@ -93,78 +99,27 @@ local function unframed(frames)
   return texts
 end
 
-local function id_of(record)
-  return (struct.unpack('>I2c0', record, 16))
-end
+-- Which messages are stored.
 
 local function later_name(attempt, id)
   return '\2' .. struct.pack('>I4', attempt) .. id
 end
 
-local function name_of(record)
-  local attempt, _, id = struct.unpack('>I4BI2c0', record, 11)
-  return attempt == 0 and id or later_name(attempt, id)
-end
-
-local function names_of(records)
-  local names = {}
-  for n, record in ipairs(records) do names[n] = name_of(record) end
-  return names
-end
-
-local function priority_of(record)
-  return record:byte(15)
-end
-
-local function deliveries_of(record)
-  return (struct.unpack('>I2', record, 9))
-end
-
-local function delivered(record, times)
-  return record:sub(1, 8) .. struct.pack('>I2', math.min(times, 65535)) .. record:sub(11)
-end
-
--- Which messages are stored.
-
--- Returns how many of these were not there yet.
-local function remember_names(queue, names)
-  local new = 0
-  for first = 1, #names, ARGUMENTS do
-    new = new + redis.call('SADD', queue.ids, unpack(names, first, math.min(first + ARGUMENTS - 1, #names)))
+-- Adds a message to those that are stored; returns its name, or nothing when it was there already.
+local function remember(queue, attempt, id)
+  local name = attempt == 0 and id or later_name(attempt, id)
+  if redis.call('SADD', queue.ids, name) == 0 then return nil end
+  if attempt > 0 then
+    local others = redis.call('HGET', queue.tries, id) or ''
+    redis.call('HSET', queue.tries, id, others .. struct.pack('>I4', attempt))
   end
-  return new
-end
-
-local function remember_tries(queue, names)
-  local byte = string.byte
-  for n = 1, #names do
-    local name = names[n]
-    if byte(name) == 2 then
-      local id = name:sub(6)
-      redis.call('HSET', queue.tries, id, (redis.call('HGET', queue.tries, id) or '') .. name:sub(2, 5))
-    end
-  end
-end
-
-local function forget(queue, names)
-  call('SREM', queue.ids, names)
-  local byte = string.byte
-  for n = 1, #names do
-    local name = names[n]
-    if byte(name) == 2 then
-      local id, left = name:sub(6), ''
-      for attempt in (redis.call('HGET', queue.tries, id) or ''):gmatch('....') do
-        if attempt ~= name:sub(2, 5) then left = left .. attempt end
-      end
-      if left == '' then redis.call('HDEL', queue.tries, id) else redis.call('HSET', queue.tries, id, left) end
-    end
-  end
+  return name
 end
 
 -- Waking workers.
 
 -- Lets up to `times` workers look at once. A ring is a hint and no more: who is not listening hears it later, and one
--- that is lost with its hearer costs the second until the next look. Without a bell the client rings (in a cluster).
+-- that is lost with its hearer costs the time until the next look. Without a bell the client rings (in a cluster).
 local function ring(bell, times)
   if bell and times > 0 then
     times = math.min(times, RINGS - redis.call('LLEN', bell))
@@ -175,32 +130,4 @@ local function ring(bell, times)
       redis.call('PEXPIRE', bell, RING_KEPT)
     end
   end
-end
-
--- Moving messages.
-
--- Puts records in line behind all others of their priority.
-local function line_up(queue, records)
-  local lines = {}
-  for _, record in ipairs(records) do
-    local priority = priority_of(record)
-    local line = lines[priority]
-    if not line then
-      line = {}
-      lines[priority] = line
-    end
-    line[#line + 1] = record
-  end
-  for priority, line in pairs(lines) do
-    call('RPUSH', queue.ready .. priority, line)
-  end
-end
-
--- The records of these names. What somebody has deleted by hand, or Redis for want of room, is forgotten.
-local function held_by(queue, names)
-  local records = {}
-  for n, record in ipairs(ask('HMGET', queue.held, names)) do
-    if record then records[#records + 1] = record else forget(queue, { names[n] }) end
-  end
-  return records
 end
