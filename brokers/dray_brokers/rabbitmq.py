@@ -52,16 +52,16 @@ _TOO_LARGE = re.compile(r"larger than (?:configured )?max(?:imum)? (?:size )?(\d
 class RabbitBroker(Broker):
     """`amqp://user:password@host1:5672,host2/vhost?option=value` or `amqps://`; options: see `RabbitOptions`."""
 
-    #: What it can do with classic queues; `open()` finds out more.
+    #: There are no priorities: RabbitMQ's make a classic queue cost the server three times as much for each message.
+    #: And no order: what is given back unstarted can go to the end of its queue only, for RabbitMQ's own way back to
+    #: the head is that of what was lost with a worker, and counted.
     capabilities = Capabilities(
         max_delay=LONGEST,
-        priority_levels=10,
         delivery_count=True,
         release_uncharged=True,
         requeue_delay=True,
         max_publish_batch=MOST,
         max_receive_batch=MOST,
-        fifo=True,
         purge=True,
         size="approximate",
         exchanges=True,
@@ -73,18 +73,15 @@ class RabbitBroker(Broker):
         self.options = RabbitOptions.of(url)
         self.topology = Topology(url, self.options)
         self.management = Management(url, self.options)
-        self.capabilities = self._capabilities()
+        self.capabilities = msgspec.structs.replace(
+            RabbitBroker.capabilities, max_message_bytes=self.options.max_message_bytes
+        )
         #: One at a time connects: the others use what it got.
         self._lock = threading.Lock()
         self._opened = False
         self._sending: Link | None = None
         self._receiving: Link | None = None
         self._publisher: Publisher | None = None
-
-    @property
-    def priorities(self) -> bool:
-        """Whether the queues tell ten priorities apart."""
-        return self.topology.server.priorities
 
     # Life
 
@@ -93,7 +90,6 @@ class RabbitBroker(Broker):
         link = self._link("sending")
         clustered = (self.management.nodes() or 1) > 1 if self.options.queue_type == "auto" else False
         self.topology.server = Server.of(link.server, self.options, clustered)
-        self.capabilities = self._capabilities()
         cluster = link.server.get("cluster_name", "")
         cluster = cluster.decode(errors="replace") if isinstance(cluster, bytes) else cluster
         self.place = f"rabbitmq:{cluster}/{vhost_of(self.url)}/{self.options.prefix}"
@@ -106,16 +102,6 @@ class RabbitBroker(Broker):
         for link in links:
             if link is not None:
                 link.close()
-
-    def _capabilities(self) -> Capabilities:
-        priorities = self.priorities
-        return msgspec.structs.replace(
-            RabbitBroker.capabilities,
-            priority_levels=10 if priorities else 1,
-            max_message_bytes=self.options.max_message_bytes,
-            # Where there are no priorities, what is given back goes to the end of its queue.
-            fifo=priorities,
-        )
 
     def _link(self, purpose: str) -> Link:
         """Return the open connection for "sending" or "receiving", made anew if it is lost."""
@@ -159,7 +145,7 @@ class RabbitBroker(Broker):
     def _post(self, envelope: Envelope, things: dict[str, None]) -> Post:
         """Return how an envelope is published, and add to `things` what has to be there before."""
         topology = self.topology
-        properties = properties_of(envelope, self.clock.time(), self.priorities)
+        properties = properties_of(envelope, self.clock.time())
         broadcast = topology.broadcast(envelope.queue) if envelope.queue else None
         if envelope.queue and broadcast is None:
             things[f"queue:{envelope.queue}"] = None

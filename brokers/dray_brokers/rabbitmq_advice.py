@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .rabbitmq_connection import RabbitOptions
 from .rabbitmq_management import Management
-from .rabbitmq_topology import Server
+from .rabbitmq_topology import PRIORITIES, Server
 
 #: Where a password that everybody knows does no harm.
 OWN_HOSTS = {"localhost", "127.0.0.1", "::1", ""}
@@ -38,6 +38,11 @@ def advice(
             "the management API does not answer, or this user may not ask it (the tag `monitoring` is enough): sizes "
             "and the list of queues are incomplete"
         )
+    if slow := [str(each["name"]) for each in management.queues() or () if PRIORITIES in each.get("arguments", {})]:
+        said.append(
+            f"queues with {PRIORITIES} cost the server three times as much for each message, and dray has priorities "
+            f"without: {', '.join(sorted(slow))}; delete them when they are empty, and they are made anew"
+        )
     said += [
         f"{alarm} is short: nobody can send until there is more; raise the limit, or let workers catch up"
         for alarm in management.alarms() or ()
@@ -55,8 +60,7 @@ def _queue_type(server: Server, options: RabbitOptions, nodes: int | None) -> st
     why = {
         (True, True): "RabbitMQ 4 and newer, where they are the kind that is replicated and looked after",
         (True, False): "a cluster, where they are the kind that survives the loss of a node",
-        (False, False): "they have priorities and cost less, and before RabbitMQ 4 a single node gains nothing by "
-        "quorum queues" + ("" if nodes else "; if this is a cluster, write ?queue_type=quorum"),
+        (False, False): "they cost less, and before RabbitMQ 4 a single node gains nothing by quorum queues" + ("" if nodes else "; if this is a cluster, write ?queue_type=quorum"),
     }[server.quorum, server.version >= (4,)]
     return f"queues are {kind} (RabbitMQ {version}): {why}"
 

@@ -40,9 +40,8 @@ class Copy(NamedTuple):
     queue: str
     delay: float
     arrival: Arrival
-    #: How often it has been handed out, and whether it stands before its equals.
+    #: How often it has been handed out.
     handed_out: int
-    ahead: bool = False
 
 
 class RabbitConsumer(Consumer):
@@ -123,7 +122,7 @@ class RabbitConsumer(Consumer):
 
     def _hand_over(self, queue: str, arrival: Arrival, count: int) -> Delivery:
         self._held[arrival.tag] = arrival
-        return delivery_of(arrival, queue, (self._number, arrival.tag), self._broker.priorities, count)
+        return delivery_of(arrival, queue, (self._number, arrival.tag), count)
 
     def _send_to_the_back(self, lost: Sequence[tuple[str, Arrival]]) -> list[Delivery]:
         """Count what was lost with another worker, at the back of its queue; return what has to be handed over here."""
@@ -157,7 +156,7 @@ class RabbitConsumer(Consumer):
                     logger.debug("giving back: %s", error)
 
     def _let_go(self, queues: Sequence[str]) -> None:
-        """Give back, uncounted and in its place, what has arrived from these queues; nothing more comes from them."""
+        """Give back, uncounted, what has arrived from these queues; nothing more comes from them."""
         if not queues:
             return
         self._intake.stop(queues)
@@ -165,7 +164,7 @@ class RabbitConsumer(Consumer):
         for queue in queues:
             for arrival in self._intake.take(queue, 1 << 30):
                 count = deliveries(arrival) + (lost_deliveries(arrival) if arrival.redelivered else 0)
-                copies.append(Copy(queue, 0.0, arrival, count, ahead=True))
+                copies.append(Copy(queue, 0.0, arrival, count))
         if copies:
             try:
                 refused = self._put(copies)
@@ -182,7 +181,7 @@ class RabbitConsumer(Consumer):
         return refused
 
     def _post(self, copy: Copy) -> Post:
-        properties = copied(copy.arrival.properties, copy.handed_out, copy.ahead)
+        properties = copied(copy.arrival.properties, copy.handed_out)
         name = self._own.get(copy.queue) or self._broker.topology.name(copy.queue)
         if copy.delay > 0:
             return self._broker.topology.delayed(name, copy.delay, properties, copy.arrival.body)
@@ -203,7 +202,7 @@ class RabbitConsumer(Consumer):
 
     def release(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         held, over = self._claim(sorted(deliveries, key=lambda each: each.receipt))
-        copies = [Copy(each.queue, 0.0, arrival, each.delivery_count - 1, ahead=True) for each, arrival in held]
+        copies = [Copy(each.queue, 0.0, arrival, each.delivery_count - 1) for each, arrival in held]
         self._replace(held, copies)
         return over
 

@@ -11,6 +11,7 @@ Each step's queue is first in, first out, because all wait equally long there: n
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterable
@@ -25,7 +26,8 @@ from dray import BrokerError, Queue, Url
 from .rabbitmq_connection import MOST_NAME, RabbitOptions, Session
 from .rabbitmq_errors import reply
 from .rabbitmq_publisher import Post
-from .rabbitmq_wire import HIGHEST
+
+logger = logging.getLogger("dray.rabbitmq")
 
 #: Seconds in the shortest step, and number of steps, each twice as long as the one before.
 UNIT, STEPS = 0.1, 20
@@ -35,10 +37,20 @@ LONGEST = UNIT * (2**STEPS - 1)
 KEEP_LOST, MOST_LOST = 7 * 86_400_000, 100_000
 #: Most bytes of a queue's name that goes into a routing key as it is; signs of patterns need three each there.
 LONGEST_WORD = (MOST_NAME - 2 * STEPS) // 3
+#: The argument that gives a queue priorities.
+PRIORITIES = "x-max-priority"
 #: Reply codes.
 REFUSED, MISSING, DIFFERENT = 403, 404, 406
 _DIFFERENT = re.compile(r"inequivalent arg '([^']+)' for .*? in vhost .*?received (.*?) but current is (.*)", re.S)
 _VALUE = re.compile(r"(?:the value )?'?(.*?)'?(?: of type .*)?", re.S)
+
+
+class Different(BrokerError):
+    """Something exists, but otherwise than we want it; `text` is how the server says so."""
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class Server(NamedTuple):
@@ -58,11 +70,6 @@ class Server(NamedTuple):
         return cls(version, options.queue_type == "quorum")
 
     @property
-    def priorities(self) -> bool:
-        """Whether its queues tell ten priorities apart: classic ones do, quorum queues from 4.3 on."""
-        return not self.quorum or self.version >= (4, 3)
-
-    @property
     def quorum_ladder(self) -> bool:
         """Whether the steps of the ladder are quorum queues, whatever the others are: from 3.10 on they can be.
 
@@ -75,8 +82,6 @@ class Server(NamedTuple):
         """Return the arguments of a plain queue."""
         # Said in any case: a virtual host may have another default.
         arguments: dict[str, Any] = {"x-queue-type": "quorum" if self.quorum else "classic"}
-        if self.priorities:
-            arguments["x-max-priority"] = HIGHEST
         if self.quorum and self.version >= (4,):
             # The engine counts and buries with a reason; by itself, RabbitMQ would drop at the 20th delivery.
             arguments["x-delivery-limit"] = -1
@@ -100,6 +105,8 @@ class Topology:
         self._rungs: set[int] = set()
         #: Queues that have been declared here, or used.
         self.used: set[str] = set()
+        #: Queues of which it was said that they have priorities nobody asked for.
+        self._told: set[str] = set()
 
     # Names on the server
 
@@ -162,13 +169,12 @@ class Topology:
 
     def own_queue(self, session: Session, queue: Queue) -> str:
         """Declare a queue for one consumer of a broadcast queue, gone with its connection; return its name."""
-        arguments = {"x-queue-type": "classic", "x-max-priority": HIGHEST}
         answer = session.ask(
             "queue_declare",
             f"declaring a queue for {queue.name}",
             queue="",
             exclusive=True,
-            arguments=queue.arguments | arguments,
+            arguments=queue.arguments | {"x-queue-type": "classic"},
         )
         exchange, name = self.exchange_of(queue), str(answer.queue)
         self.ensure(session, [f"exchange:{exchange}"])
@@ -181,11 +187,30 @@ class Topology:
     def _ensure_queue(self, session: Session, queue: str) -> None:
         declared, name = self.declared.get(queue), self.name(queue)
         arguments = self.server.queue_arguments(self.options) | (declared.arguments if declared else {})
-        self._declare_queue(session, name, arguments)
+        try:
+            self._declare_queue(session, name, arguments)
+        except Different as different:
+            found = _DIFFERENT.search(different.text)
+            if found is None or found[1] != PRIORITIES or PRIORITIES in arguments:
+                raise
+            # Made for Celery, or by an older dray: it keeps what we put into it as any other.
+            self._tell_of_priorities(name)
+            session.renew()
+            self._declare_queue(session, name, arguments | {PRIORITIES: int(_value(found[3]))})
         self.used.add(queue)
         if declared is not None and declared.exchange:
             self._declare_exchange(session, self.exchange_of(declared), declared.type)
             self._bind(session, name, self.exchange_of(declared), declared.routing_key)
+
+    def _tell_of_priorities(self, name: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            logger.warning(
+                "the queue %r was made with %s, which costs the server three times as much for each message and is not "
+                "needed any more: delete it when it is empty, and it is made anew; to keep it, say so in task_queues",
+                name,
+                PRIORITIES,
+            )
 
     def _ensure_exchange(self, session: Session, name: str) -> None:
         """Declare an exchange that a queue of ours is declared with; any other must be there."""
@@ -292,7 +317,7 @@ class Topology:
         except BrokerError as error:
             code, text = reply(error.__cause__ or error)
             if code == DIFFERENT:
-                raise BrokerError(f"{self.url}: {_told_apart(what, name, text)}") from error
+                raise Different(f"{self.url}: {_told_apart(what, name, text)}", text) from error
             if code != REFUSED:
                 raise
             self._look(session, what, name, verb, named, error)

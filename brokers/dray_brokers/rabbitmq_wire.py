@@ -1,10 +1,7 @@
 """What a message of ours looks like in AMQP, and what is made of whatever comes out of a queue.
 
 The body is the envelope's, untouched. `message_id` is its id and `timestamp` its hour; everything else that is not
-zero is a header. RabbitMQ sees no further than `priority`, in which each of ours has two steps:
-
-    2 * priority        waits behind all that have the same priority
-    2 * priority + 1    was given back before it was started, and stands before them
+zero is a header, or the `priority`, which only means something to queues that somebody has declared with priorities.
 """
 
 from __future__ import annotations
@@ -19,8 +16,6 @@ from dray import Delivery, Envelope
 from .rabbitmq_connection import MOST_NAME
 from .rabbitmq_frames import Arrival
 
-#: Highest priority a queue of ours tells apart.
-HIGHEST = 19
 #: Survives a restart of the server, in a durable queue.
 PERSISTENT = 2
 #: Our headers: the attempt, how often it was handed out, and an id that is too long for a `message_id`.
@@ -30,12 +25,12 @@ ATTEMPT, DELIVERIES, LONG_ID = "x-dray-attempt", "x-dray-deliveries", "x-dray-id
 _PAST = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
 
-def properties_of(envelope: Envelope, now: float, priorities: bool) -> BasicProperties:
-    """Return the properties of a new message; `priorities`: its queue knows them."""
+def properties_of(envelope: Envelope, now: float) -> BasicProperties:
+    """Return the properties of a new message."""
     headers: dict[str, Any] = {}
     if envelope.attempt:
         headers[ATTEMPT] = envelope.attempt
-    priority = 2 * envelope.priority if priorities else None
+    priority = envelope.priority or None
     return named(envelope.id, headers, delivery_mode=PERSISTENT, priority=priority, timestamp=int(now))
 
 
@@ -54,7 +49,7 @@ def id_of(properties: BasicProperties) -> str:
     return _text(found)[:128] if found else uuid4().hex
 
 
-def delivery_of(arrival: Arrival, queue: str, receipt: Any, priorities: bool, count: int) -> Delivery:
+def delivery_of(arrival: Arrival, queue: str, receipt: Any, count: int) -> Delivery:
     """Return what is handed over, for the `count`th time, for a message that came from `queue`."""
     properties = arrival.properties
     return Delivery(
@@ -63,7 +58,7 @@ def delivery_of(arrival: Arrival, queue: str, receipt: Any, priorities: bool, co
         body=arrival.body,
         receipt=receipt,
         delivery_count=count,
-        priority=min((properties.priority or 0) // 2, 9) if priorities else 0,
+        priority=min(properties.priority or 0, 9),
         attempt=_number((properties.headers or {}).get(ATTEMPT)),
         published=float(properties.timestamp) if properties.timestamp else None,
     )
@@ -79,15 +74,13 @@ def lost_deliveries(arrival: Arrival) -> int:
     return max(1, _number((arrival.properties.headers or {}).get("x-delivery-count")))
 
 
-def copied(properties: BasicProperties, handed_out: int, ahead: bool = False) -> BasicProperties:
-    """Return the properties of a copy that has been handed out so often; `ahead`: it stands before its equals."""
+def copied(properties: BasicProperties, handed_out: int) -> BasicProperties:
+    """Return the properties of a copy that has been handed out so often."""
     headers = {key: value for key, value in (properties.headers or {}).items() if not key.startswith(_PAST)}
     headers.pop(DELIVERIES, None)
     if handed_out > 0:
         headers[DELIVERIES] = handed_out
     fields = dict(vars(properties), headers=headers or None, delivery_mode=PERSISTENT)
-    if properties.priority is not None:
-        fields["priority"] = properties.priority // 2 * 2 + ahead
     # Who may publish under somebody else's name is not for us to say; the server would refuse it.
     fields["user_id"] = None
     return BasicProperties(**fields)

@@ -120,7 +120,15 @@ class Assisted(Broker):
 
     def declare(self, queues: Sequence[Queue]) -> None:
         self._declared, self.broadcast = list(queues), frozenset(queue.name for queue in queues if queue.broadcast)
-        self.transport.declare(queues)
+        kept_alike = [queue for queue in queues if queue.arguments and not queue.broadcast]
+        # What goes through an exchange comes to the queue itself.
+        subs = [
+            Queue(name=of_step(queue.name, step), arguments=queue.arguments)
+            for queue in kept_alike
+            for step in self.steps
+            if step
+        ]
+        self.transport.declare([*queues, *subs])
 
     def setup(self, queues: Sequence[str]) -> Sequence[str]:
         made = list(self.transport.setup(self._all(queues)))
