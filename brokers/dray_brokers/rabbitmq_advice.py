@@ -60,7 +60,8 @@ def _queue_type(server: Server, options: RabbitOptions, nodes: int | None) -> st
     why = {
         (True, True): "RabbitMQ 4 and newer, where they are the kind that is replicated and looked after",
         (True, False): "a cluster, where they are the kind that survives the loss of a node",
-        (False, False): "they cost less, and before RabbitMQ 4 a single node gains nothing by quorum queues" + ("" if nodes else "; if this is a cluster, write ?queue_type=quorum"),
+        (False, False): "they cost less, and before RabbitMQ 4 a single node gains nothing by quorum queues"
+        + ("" if nodes else "; if this is a cluster, write ?queue_type=quorum"),
     }[server.quorum, server.version >= (4,)]
     return f"queues are {kind} (RabbitMQ {version}): {why}"
 
