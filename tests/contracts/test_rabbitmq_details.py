@@ -539,14 +539,55 @@ def test_who_may_not_create_queues_uses_those_that_were_set_up(rabbitmq_server: 
 
 def test_a_queue_that_exists_with_other_arguments_is_told_apart(rabbitmq_server: Any, classic: RabbitBroker) -> None:
     with classic._link("sending").session() as session:
-        session.ask("queue_declare", "declaring", queue=classic.topology.name("celery"), durable=True)
-    with pytest.raises(BrokerError, match=r"exists with x-max-priority = none, and here it is 19: say so"):
-        classic.publish([envelope("a", "celery")])
+        session.ask(
+            "queue_declare",
+            "declaring",
+            queue=classic.topology.name("short"),
+            durable=True,
+            arguments={"x-message-ttl": 60000, "x-max-priority": 3},
+        )
+    with pytest.raises(BrokerError, match=r"exists with x-message-ttl = 60000, and here it is none: say so"):
+        classic.publish([envelope("a", "short")])
     classic.publish([envelope("b")])
     quorum = beside(classic, queue_type="quorum")
     with pytest.raises(BrokerError, match=r"\?queue_type=classic or quorum if it is of that kind"):
         quorum.publish([envelope("c")])
     quorum.close()
+
+
+@pytest.mark.parametrize("levels", [10, 19], ids=["celery's", "an older dray's"])
+def test_a_queue_that_was_made_with_priorities_is_used_and_a_cure_is_named(
+    rabbitmq_server: Any, classic: RabbitBroker, caplog: pytest.LogCaptureFixture, levels: int
+) -> None:
+    name = classic.topology.name("old")
+    with classic._link("sending").session() as session:
+        made = {"queue": name, "durable": True, "arguments": {"x-max-priority": levels}}
+        session.ask("queue_declare", "declaring", **made)
+    classic.publish([envelope("a", "old"), envelope("b", "old", priority=3)])
+    assert ids(take(classic.consumer(["old"], 30), 2)) == ["b", "a"]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and name in told[0] and "delete it when it is empty" in told[0]
+    parts = urlsplit(rabbitmq_server.management_url)
+    advised = beside(classic, management=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+    wait_until(lambda: any("x-max-priority" in each and name in each for each in advised.advice(["old"])), 30)
+    advised.close()
+
+
+def test_who_declares_priorities_gets_them_and_what_goes_through_an_exchange_comes_in_their_order(
+    classic: RabbitBroker,
+) -> None:
+    queue = Queue(
+        name="sorted",
+        exchange="orders",
+        type="direct",
+        routing_key="k",
+        arguments={"x-max-priority": 10},
+    )
+    classic.declare([queue])
+    for id, priority in (("low", 0), ("high", 9), ("middle", 5)):
+        classic.publish([Envelope(id=id, queue="", body=b"", exchange="orders", routing_key="k", priority=priority)])
+    taken = take(classic.consumer(["sorted"], 30), 3)
+    assert [(each.id, each.priority) for each in taken] == [("high", 9), ("middle", 5), ("low", 0)]
 
 
 def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:

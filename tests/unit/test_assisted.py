@@ -350,6 +350,16 @@ def test_a_broadcast_is_not_multiplied_by_hops_and_has_no_steps(build: Build) ->
     assert [each.queue for each in broker.transport.told] == ["all", "all"]  # type: ignore[attr-defined]
 
 
+def test_the_queues_of_a_queues_priorities_are_kept_as_it_is(build: Build) -> None:
+    transport, told = Plain(exchanges=True), list[Queue]()
+    transport.declare = told.extend  # type: ignore[method-assign, assignment]
+    short = Queue(name="q", exchange="news", type="topic", routing_key="x", arguments={"x-message-ttl": 1000})
+    build(transport).declare([short, Queue(name="r", exchange="news", type="topic")])
+    arguments = {queue.name: (queue.exchange, queue.arguments) for queue in told}
+    ttl = {"x-message-ttl": 1000}
+    assert arguments == {"q": ("news", ttl), "r": ("news", {}), "q__p5": ("", ttl), "q__p1": ("", ttl)}
+
+
 def test_copies_keep_their_key(build: Build, clock: ManualClock) -> None:
     transport = Plain(key="fair", delivery_count=True)
     broker = build(transport, memory())

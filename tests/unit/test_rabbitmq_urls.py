@@ -111,11 +111,10 @@ def test_queues_are_quorum_queues_where_these_are_the_better_choice(
 @pytest.mark.parametrize(
     ("version", "kind", "arguments"),
     [
-        ("3.10.8", "classic", {"x-queue-type": "classic", "x-max-priority": 19}),
+        ("3.10.8", "classic", {"x-queue-type": "classic"}),
         ("3.10.8", "quorum", {"x-queue-type": "quorum"}),
-        ("4.1.0", "classic", {"x-queue-type": "classic", "x-max-priority": 19}),
+        ("4.1.0", "classic", {"x-queue-type": "classic"}),
         ("4.1.0", "quorum", {"x-queue-type": "quorum", "x-delivery-limit": -1}),
-        ("4.3.0", "quorum", {"x-queue-type": "quorum", "x-max-priority": 19, "x-delivery-limit": -1}),
     ],
 )
 def test_queues_are_declared_as_the_version_allows(version: str, kind: str, arguments: dict[str, Any]) -> None:
@@ -126,11 +125,6 @@ def test_the_time_for_a_task_is_only_said_where_it_is_understood() -> None:
     options = RabbitOptions(consumer_timeout=7200.0)
     assert "x-consumer-timeout" not in server("3.11.2").queue_arguments(options)
     assert server("3.12.0").queue_arguments(options)["x-consumer-timeout"] == 7_200_000
-
-
-def test_priorities_are_claimed_where_the_queues_have_them() -> None:
-    told = {(v, k): server(v, k).priorities for v in ("3.10.8", "4.2.0", "4.3.1") for k in ("classic", "quorum")}
-    assert [each for each, has in told.items() if not has] == [("3.10.8", "quorum"), ("4.2.0", "quorum")]
 
 
 def test_a_version_that_cannot_be_read_is_an_old_one() -> None:
@@ -195,21 +189,20 @@ def arrival(properties: BasicProperties, redelivered: bool = False) -> Arrival:
 
 
 def test_an_ordinary_message_needs_no_headers() -> None:
-    properties = properties_of(Envelope(id="a", queue="q", body=b""), 12.7, True)
+    properties = properties_of(Envelope(id="a", queue="q", body=b""), 12.7)
     assert (properties.message_id, properties.headers, properties.timestamp) == ("a", None, 12)
-    assert (properties.delivery_mode, properties.priority) == (2, 0)
+    assert (properties.delivery_mode, properties.priority) == (2, None)
 
 
 def test_an_id_that_is_too_long_for_its_place_is_a_header() -> None:
-    properties = properties_of(Envelope(id="鍵" * 128, queue="q", body=b""), 0.0, False)
+    properties = properties_of(Envelope(id="鍵" * 128, queue="q", body=b""), 0.0)
     assert properties.message_id is None
     assert id_of(properties) == "鍵" * 128
 
 
-def test_a_copy_stands_behind_its_equals_or_before_them() -> None:
-    properties = properties_of(Envelope(id="a", queue="q", body=b"", priority=4), 0.0, True)
-    ahead = copied(properties, 0, ahead=True)
-    assert (properties.priority, ahead.priority, copied(ahead, 0).priority) == (8, 9, 8)
+def test_a_copy_has_the_priority_that_the_message_had() -> None:
+    properties = properties_of(Envelope(id="a", queue="q", body=b"", priority=4), 0.0)
+    assert (properties.priority, copied(properties, 1).priority) == (4, 4)
 
 
 def test_a_copy_knows_how_often_it_was_handed_out_and_nothing_else_of_its_past() -> None:
