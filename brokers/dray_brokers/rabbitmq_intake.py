@@ -4,8 +4,7 @@ RabbitMQ pushes, to whoever has consumers open, up to a number that is fixed whe
 (in AMQP's sense) is therefore opened for one grant and ends with it:
 
     classic queue   opened and cancelled in one breath: the server answers the cancelling after the last message, so
-                    that a grant is one round trip, whatever it brings; it brings up to two hundred. When there is more,
-                    as with a quorum queue
+                    that a grant is one round trip, whatever it brings
     quorum queue    messages on their way to a consumer that is cancelled are sent back, and counted as delivered. So
                     one is cancelled when its grant is used up. `basic.get` tells how many more there are; half of
                     those are granted, because others may take the rest
@@ -37,7 +36,7 @@ from .rabbitmq_tags import Tags
 
 #: Fewer than this are fetched from a quorum queue one by one: they cost less than a consumer.
 FEW = 4
-#: A classic queue pushes up to 200 before it waits for the socket; one that pushed so many may have more.
+#: A classic queue pushes about 190 before it waits for the socket; one that pushed so many may have more.
 MANY = 100
 #: Seconds without another message after which a grant on a quorum queue will not be used up any more.
 PATIENCE = 0.1
@@ -68,8 +67,6 @@ class Intake:
         #: Those of `names` that are quorum queues.
         self.quorum = quorum
         self._queues = list(names)
-        #: Queues that brought many at the last look.
-        self._deep: set[str] = set()
         self._numbers = itertools.count(1)
         self._grants: dict[str, _Grant] = {}
         #: Queues with an open bell, and what has arrived and was not taken yet.
@@ -121,18 +118,14 @@ class Intake:
 
     def fetch(self, queue: str, most: int) -> None:
         """Have up to `most` messages arrive from a queue, as many as it has. `take` them then."""
-        arrived = self._arrived[queue]
-        before = len(arrived)
-        if queue not in self.quorum and queue not in self._deep:
+        if queue in self.quorum:
+            self._fetch_quorum(queue, most)
+            return
+        while most > 0:
             came = self._grant_and_cancel(queue, most)
-            if came < MANY or came == most:
+            most -= came
+            if came < MANY:
                 return
-            most, before = most - came, before + came
-        self._fetch_counted(queue, most)
-        if len(arrived) - before >= MANY:
-            self._deep.add(queue)
-        else:
-            self._deep.discard(queue)
 
     def listen(self, queues: Iterable[str], seconds: float) -> None:
         """Return when something has arrived from any of `queues`, or is lost, or the time is over."""
@@ -174,8 +167,7 @@ class Intake:
             except BrokerError:
                 pass
 
-    def _fetch_counted(self, queue: str, most: int) -> None:
-        """Ask how many there are, and have some of them pushed: one grant that is used up, however large it is."""
+    def _fetch_quorum(self, queue: str, most: int) -> None:
         behind = self._get(queue, 1)
         if behind <= 0 or most <= 1:
             return
