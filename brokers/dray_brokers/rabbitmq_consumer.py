@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dray.rabbitmq")
 
 #: Seconds after which what was pushed and is not asked for goes back.
-HOLD = 0.5
+HOLD = 0.1
 #: Seconds that a message is kept away for each time after the first that it was lost with its worker, and the most.
 PAUSE, LONGEST_PAUSE = 1.0, 10.0
 _numbers = itertools.count(1)
@@ -88,10 +88,6 @@ class RabbitConsumer(Consumer):
             if lost:
                 taken += self._send_to_the_back(lost)
             if taken:
-                if len(taken) >= limit:
-                    # The bells of others: there is no room for what they would bring. A quorum queue's may ring on for
-                    # a moment, for to cancel it can cost a message one of its deliveries.
-                    self._let_go([queue for queue in self._intake.queues_not_asked if queue not in self._intake.quorum])
                 return taken
             left = end - self._clock.monotonic()
             if not lost and left <= 0:
@@ -103,6 +99,7 @@ class RabbitConsumer(Consumer):
         """Return what there is, handed over, and what was lost with another worker."""
         taken: list[Delivery] = []
         lost: list[tuple[str, Arrival]] = []
+        empty: list[str] = []
         for queue in names:
             if (room := limit - len(taken)) <= 0:
                 break
@@ -113,11 +110,16 @@ class RabbitConsumer(Consumer):
             if not arrived and not self._intake.is_quiet(queue):
                 self._intake.fetch(queue, room)
                 arrived = self._intake.take(queue, room)
+                if not arrived:
+                    empty.append(queue)
             for arrival in arrived:
                 if arrival.redelivered:
                     lost.append((queue, arrival))
                 else:
                     taken.append(self._hand_over(queue, arrival, deliveries(arrival) + 1))
+        if taken and self._clock.monotonic() - self._last_asked < HOLD:
+            # Who comes back so soon need not look into the same empty queues each time, such as those of the urgent.
+            self._intake.ring(empty)
         return taken, lost
 
     def _hand_over(self, queue: str, arrival: Arrival, count: int) -> Delivery:

@@ -8,7 +8,8 @@ RabbitMQ pushes, to whoever has consumers open, up to a number that is fixed whe
     quorum queue    messages on their way to a consumer that is cancelled are sent back, and counted as delivered. So
                     one is cancelled when its grant is used up. `basic.get` tells how many more there are; half of
                     those are granted, because others may take the rest
-    empty queue     a *bell*: a consumer with a grant of one, left open while nothing comes
+    empty queue     a *bell*: a consumer with a grant of one, left open while nothing comes; also beside queues that
+                    bring something, while whoever takes it comes back soon for more
 
 An open grant means that the queue has nothing for us: whatever it gets is pushed. What was pushed and is not asked
 for within a moment goes back, uncharged (rabbitmq_consumer.py).
@@ -19,7 +20,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -65,7 +66,7 @@ class Intake:
         self._link = link
         self._names = names
         #: Those of `names` that are quorum queues.
-        self.quorum = quorum
+        self._quorum = quorum
         self._queues = list(names)
         self._numbers = itertools.count(1)
         self._grants: dict[str, _Grant] = {}
@@ -118,7 +119,7 @@ class Intake:
 
     def fetch(self, queue: str, most: int) -> None:
         """Have up to `most` messages arrive from a queue, as many as it has. `take` them then."""
-        if queue in self.quorum:
+        if queue in self._quorum:
             self._fetch_quorum(queue, most)
             return
         while most > 0:
@@ -129,13 +130,20 @@ class Intake:
 
     def listen(self, queues: Iterable[str], seconds: float) -> None:
         """Return when something has arrived from any of `queues`, or is lost, or the time is over."""
-        wanted = [queue for queue in queues if queue not in self._bells]
-        if wanted:
-            for queue in wanted:
-                self._bells[queue] = ""
-            self._link.call("listening", lambda future: self._ring(wanted, future), self._channel)
+        if bells := self._new_bells(queues):
+            self._link.call("listening", lambda future: self._ring(bells, future), self._channel)
         with self._changed:
             self._changed.wait_for(lambda: self._lost or any(self._arrived[queue] for queue in queues), seconds)
+
+    def ring(self, queues: Iterable[str]) -> None:
+        """Open the bells of these queues and go on: what they bring is there at one of the next looks."""
+        if bells := self._new_bells(queues):
+            self._link.post(lambda: self._ring(bells, Future()))
+
+    def _new_bells(self, queues: Iterable[str]) -> dict[str, str]:
+        bells = {queue: self._tag(queue) for queue in queues if queue not in self._bells}
+        self._bells.update(bells)
+        return bells
 
     def stop(self, queues: Sequence[str]) -> None:
         """Cancel the bells of these queues; what they had brought has arrived when this returns."""
@@ -215,10 +223,9 @@ class Intake:
 
     # On the connection's thread
 
-    def _ring(self, queues: Sequence[str], future: Future[None]) -> None:
+    def _ring(self, bells: Mapping[str, str], future: Future[None]) -> None:
         with self._channel.connection.in_one_piece():
-            for queue in queues:
-                self._bells[queue] = tag = self._tag(queue)
+            for queue, tag in bells.items():
                 self._grant(tag, queue, 1, None)
         future.set_result(None)
 
