@@ -14,7 +14,18 @@ import pytest
 from pika import BasicProperties
 from pika.exceptions import ChannelClosedByBroker
 
-from dray import Broker, BrokerError, BrokerUnavailable, Consumer, Delivery, Envelope, PublishError, Queue, Url
+from dray import (
+    Broker,
+    BrokerError,
+    BrokerUnavailable,
+    Consumer,
+    Delivery,
+    Envelope,
+    ManualClock,
+    PublishError,
+    Queue,
+    Url,
+)
 from dray.testing.background import Background
 from dray.testing.faults import wait_until
 from dray_brokers.rabbitmq import RabbitBroker
@@ -472,6 +483,33 @@ def test_an_idle_consumer_says_nothing(broker: RabbitBroker) -> None:
     for _ in range(10):
         assert list(consumer.receive(10, 0.02)) == []
     assert connection.frames_sent == before
+
+
+def test_who_comes_back_soon_does_not_look_into_the_same_empty_queue_each_time(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No time goes by: what nobody asks for would go back.
+    broker.clock = ManualClock()
+    broker.publish([envelope(f"m{n}") for n in range(6)])
+    consumer, looked = broker.consumer(["urgent", "q"], 30), list[str]()
+    fetch = consumer._intake.fetch
+    monkeypatch.setattr(consumer._intake, "fetch", lambda queue, most: (looked.append(queue), fetch(queue, most)))
+    assert [ids(consumer.receive(1, 0.0)) for _ in range(5)] == [[f"m{n}"] for n in range(5)]
+    assert looked.count("urgent") == 1
+    broker.publish([envelope("now", "urgent")])
+    wait_until(lambda: consumer._intake._arrived["urgent"])
+    assert ids(consumer.receive(1, 0.0)) == ["now"]
+
+
+def test_what_comes_to_a_busy_consumer_that_has_no_room_goes_to_another_uncounted(broker: RabbitBroker) -> None:
+    broker.publish([envelope("long")])
+    busy = beside(broker)
+    holder = busy.consumer(["urgent", "q"], 30)
+    assert ids(take(holder)) == ["long"]
+    broker.publish([envelope("now", "urgent")])
+    (delivery,) = take(broker.consumer(["urgent"], 30))
+    assert (delivery.id, delivery.delivery_count) == ("now", 1)
+    busy.close()
 
 
 def test_a_message_of_celerys_comes_out_whole_to_be_buried(broker: RabbitBroker) -> None:
