@@ -16,8 +16,8 @@ NAP, BURN = 0.05, 0.001
 
 PROCESSES_CAVEAT = (
     f"`-P processes -c {CHILDREN}` beside the default pool of threads in one process, one after the other in the same "
-    "round, from the first task to the last. `computing` is {1000 * BURN:g} ms of processor time, which threads of one "
-    "interpreter take in turns. Where there are as many processors as children, the server and the parent process "
+    f"round, from the first task to the last. `computing` is {1000 * BURN:g} ms of processor time, which threads of "
+    "one interpreter take in turns. Where there are as many processors as children, the server and the parent process "
     "compete with them."
 )
 NAPS_CAVEAT = (

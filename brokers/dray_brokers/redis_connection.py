@@ -215,19 +215,19 @@ class Line:
             raise self._in_words(error) from error
         #: None in a cluster: there the driver knows which node is asked.
         self._wires = None if place.kind == "cluster" else Wires(self.client)
-        self._ask = self.client.execute_command if self._wires is None else self._wires.ask
+        self._execute = self.client.execute_command if self._wires is None else self._wires.ask
 
     def command(self, *parts: Any) -> Any:
         """Send one command and return its answer as the server gives it."""
-        return self.call(self._ask, *parts)
+        return self.call(self._execute, *parts)
 
     def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Run a script and return its answer."""
         try:
-            return self.call(self._ask, "EVALSHA", script.digest, len(keys), *keys, *arguments)
+            return self.call(self._execute, "EVALSHA", script.digest, len(keys), *keys, *arguments)
         except _UnknownScript:
             # Also after a restart, a failover, or SCRIPT FLUSH: the server forgets, and learns again.
-            return self.call(self._ask, "EVAL", script.text, len(keys), *keys, *arguments)
+            return self.call(self._execute, "EVAL", script.text, len(keys), *keys, *arguments)
 
     def write_each(self, script: Script, keys: Sequence[str], calls: Iterable[Sequence[Any]]) -> list[Any]:
         """Run a script once for each of `calls`, its arguments; return the answers, or what they were refused with.

@@ -28,13 +28,14 @@ class Asked(NamedTuple):
     commands: float
 
 
-#: Sending one by one: 1 request, and 5.8 to 6 commands with those of its script.
-SENDING = Asked(1.05, 6.2)
-#: Where a batch shares them, only a part of each falls to a task; how large a batch is depends on the machine as well.
-SENDING_MANY = Asked(0.003, 0.015)
-WORKING = Asked(0.015, 0.12)
-#: A result is stored and told to who waits for it: 2.05 commands for each task, but no request.
-STORING = Asked(0.015, 2.15)
+#: Sending one by one: 1 request, and 4 commands with those of its script.
+SENDING = Asked(1.05, 4.2)
+#: In a batch each task is one command of the script, which adds its name to those that are stored. All else the batch
+#: shares; how large it is depends on the machine as well.
+SENDING_MANY = Asked(0.003, 1.015)
+WORKING = Asked(0.015, 1.12)
+#: A result is stored and told to who waits for it: 2.05 commands more for each task, but no request.
+STORING = Asked(0.015, 3.15)
 
 Meter = Callable[[Callable[[int], object]], Asked]
 
