@@ -120,13 +120,12 @@ class Assisted(Broker):
 
     def declare(self, queues: Sequence[Queue]) -> None:
         self._declared, self.broadcast = list(queues), frozenset(queue.name for queue in queues if queue.broadcast)
-        kept_alike = [queue for queue in queues if queue.arguments and not queue.broadcast]
-        # What goes through an exchange comes to the queue itself.
+        # Kept like the queue itself, to which everything comes that goes through an exchange.
         subs = [
             Queue(name=of_step(queue.name, step), arguments=queue.arguments)
-            for queue in kept_alike
+            for queue in queues
             for step in self.steps
-            if step
+            if step and queue.arguments and not queue.broadcast
         ]
         self.transport.declare([*queues, *subs])
 
