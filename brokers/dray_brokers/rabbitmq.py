@@ -37,7 +37,7 @@ from .rabbitmq_errors import reply
 from .rabbitmq_intake import Intake
 from .rabbitmq_management import Management
 from .rabbitmq_publisher import REFUSED, SAFE, UNROUTED, UNSURE, Post, Publisher
-from .rabbitmq_topology import DIFFERENT, LONGEST, MISSING, STEPS, Server, Topology
+from .rabbitmq_topology import DIFFERENT, LONGEST, MISSING, PRIORITIES, STEPS, WITH_PRIORITIES, Server, Topology
 from .rabbitmq_wire import properties_of
 
 __all__ = ["RabbitBroker", "RabbitConsumer"]
@@ -268,8 +268,13 @@ class RabbitBroker(Broker):
     # Looking
 
     def advice(self, queues: Sequence[str]) -> Sequence[str]:
-        hosts = [host for host, _ in self.url.hosts]
-        return advice(self.topology.server, self.options, self.management, hosts, self.url.username or "guest")
+        hosts, topology = [host for host, _ in self.url.hosts], self.topology
+        said = advice(topology.server, self.options, self.management, hosts, self.url.username or "guest")
+        ours = {topology.name(queue) for queue in queues if not topology.asks_for_priorities(queue)}
+        listed = {
+            str(each["name"]) for each in self.management.queues() or () if PRIORITIES in each.get("arguments", {})
+        }
+        return [*said, *(WITH_PRIORITIES % name for name in sorted(ours & listed))]
 
     def queues(self) -> Sequence[str]:
         listed, topology = self.management.queues(), self.topology

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .rabbitmq_connection import RabbitOptions
 from .rabbitmq_management import Management
-from .rabbitmq_topology import PRIORITIES, Server
+from .rabbitmq_topology import Server
 
 #: Where a password that everybody knows does no harm.
 OWN_HOSTS = {"localhost", "127.0.0.1", "::1", ""}
@@ -37,11 +37,6 @@ def advice(
         said.append(
             "the management API does not answer, or this user may not ask it (the tag `monitoring` is enough): sizes "
             "and the list of queues are incomplete"
-        )
-    if slow := [str(each["name"]) for each in management.queues() or () if PRIORITIES in each.get("arguments", {})]:
-        said.append(
-            f"queues with {PRIORITIES} cost the server three times as much for each message, and dray has priorities "
-            f"without: {', '.join(sorted(slow))}; delete them when they are empty, and they are made anew"
         )
     said += [
         f"{alarm} is short: nobody can send until there is more; raise the limit, or let workers catch up"

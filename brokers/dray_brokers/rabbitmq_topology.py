@@ -39,6 +39,10 @@ KEEP_LOST, MOST_LOST = 7 * 86_400_000, 100_000
 LONGEST_WORD = (MOST_NAME - 2 * STEPS) // 3
 #: The argument that gives a queue priorities.
 PRIORITIES = "x-max-priority"
+WITH_PRIORITIES = (
+    "the queue %r was made with x-max-priority, which costs the server three times as much for each message and is not "
+    "needed any more: delete it when it is empty, and it is made anew; to keep it, say so in task_queues"
+)
 #: Reply codes.
 REFUSED, MISSING, DIFFERENT = 403, 404, 406
 _DIFFERENT = re.compile(r"inequivalent arg '([^']+)' for .*? in vhost .*?received (.*?) but current is (.*)", re.S)
@@ -139,6 +143,11 @@ class Topology:
         kind = declared.arguments.get("x-queue-type") if declared else None
         return self.server.quorum if kind is None else kind == "quorum"
 
+    def asks_for_priorities(self, queue: str) -> bool:
+        """Whether `task_queues` says that a queue has RabbitMQ's own priorities."""
+        declared = self.declared.get(queue)
+        return declared is not None and PRIORITIES in declared.arguments
+
     def exchange_of(self, queue: Queue) -> str:
         """Return what the exchange of a declared queue is called on the server."""
         return self.name(queue.exchange or queue.name)
@@ -194,23 +203,15 @@ class Topology:
             if found is None or found[1] != PRIORITIES or PRIORITIES in arguments:
                 raise
             # Made for Celery, or by an older dray: it keeps what we put into it as any other.
-            self._tell_of_priorities(name)
+            if name not in self._told:
+                self._told.add(name)
+                logger.warning(WITH_PRIORITIES, name)
             session.renew()
             self._declare_queue(session, name, arguments | {PRIORITIES: int(_value(found[3]))})
         self.used.add(queue)
         if declared is not None and declared.exchange:
             self._declare_exchange(session, self.exchange_of(declared), declared.type)
             self._bind(session, name, self.exchange_of(declared), declared.routing_key)
-
-    def _tell_of_priorities(self, name: str) -> None:
-        if name not in self._told:
-            self._told.add(name)
-            logger.warning(
-                "the queue %r was made with %s, which costs the server three times as much for each message and is not "
-                "needed any more: delete it when it is empty, and it is made anew; to keep it, say so in task_queues",
-                name,
-                PRIORITIES,
-            )
 
     def _ensure_exchange(self, session: Session, name: str) -> None:
         """Declare an exchange that a queue of ours is declared with; any other must be there."""
