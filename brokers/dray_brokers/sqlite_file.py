@@ -88,8 +88,10 @@ class SqliteFile:
 
         Tables of a newer version are refused. Whatever the error, the file is then closed.
         """
-        self.close()
-        self._pool = Pool(self._name)
+        # In one step: to whoever waits for a commit meanwhile the file was never closed.
+        before, self._pool = self._pool, Pool(self._name)
+        if before is not None:
+            before.close()
         try:
             with self.writing() as db:
                 self._create(db, part, version, tables)
@@ -101,9 +103,7 @@ class SqliteFile:
         """Close every connection, those in use as soon as their call ends. Safe twice."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.let_all_go()
-            pool.ear.close()
-            pool.doorbell.ring()
+            pool.close()
 
     def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """Lend a connection. Each statement sees what is committed when it starts, and waits for no one."""

@@ -28,6 +28,12 @@ class Pool:
         #: Every commit is written there first.
         self.ear = Ear(f"{path}-wal", self.doorbell.stir)
 
+    def close(self) -> None:
+        """Close what is not in use, and wake who waits for a commit: there will be none here."""
+        self.let_all_go()
+        self.ear.close()
+        self.doorbell.ring()
+
     def let_all_go(self) -> None:
         """Close what is not in use."""
         for shelf in (self.idle, self.writer):

@@ -191,3 +191,16 @@ def test_no_everyday_statement_scans_the_table(backend: SqliteBackend, sql: str,
         steps = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {getattr(adapter, sql)}", (1, 1))]
     assert [step for step in steps if step.startswith("SCAN")] == []
     assert any(step.endswith(index) for step in steps)
+
+
+def test_who_waits_while_the_file_is_opened_anew_goes_on_waiting(path: Path) -> None:
+    found: list[str] = []
+    with closing(at(path)) as backend:
+        backend.open()
+        waiting = threading.Thread(target=lambda: found.extend(backend.wait(["late"], 20)))
+        waiting.start()
+        for _ in range(300):
+            backend.open()
+        backend.store([done("late")], ttl=None)
+        waiting.join(20)
+    assert found == ["late"]
