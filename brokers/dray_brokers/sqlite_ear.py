@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import selectors
 import sys
 import threading
 from collections.abc import Callable
@@ -26,9 +25,8 @@ class Ear:
     def __init__(self, path: str, stirred: Callable[[], None]) -> None:
         self._path, self._stirred = os.fsencode(path), stirred
         self._lock = threading.Lock()
-        #: Descriptor of the inotify instance, and what ends its thread; None before the first `listen`.
+        #: Descriptor of the inotify instance; None before the first `listen`, and when its thread has ended.
         self._inotify: int | None = None
-        self._end: int | None = None
         self._deaf = sys.platform != "linux"
 
     def listen(self) -> bool:
@@ -44,9 +42,10 @@ class Ear:
         """Hear no more. Safe twice."""
         with self._lock:
             self._deaf = True
-            if self._end is not None:
-                os.eventfd_write(self._end, 1)
-                self._end = None
+            if self._inotify is not None:
+                # A watch that is taken away is an event, and wakes the thread. A task may have closed all descriptors
+                # of its process: whatever has this number now, these two calls do nothing to what is no inotify.
+                remove_watch(self._inotify, add_watch(self._inotify, b"/", IN_MODIFY))
 
     def _start(self) -> None:
         with self._lock:
@@ -57,28 +56,29 @@ class Ear:
             self._deaf = inotify < 0
             if self._deaf:
                 return
-            try:
-                end = os.eventfd(0)
-            except OSError:
-                self._deaf = True
-                os.close(inotify)
-                return
-            self._inotify, self._end = inotify, end
-            threading.Thread(target=self._run, args=(inotify, end), name="dray-sqlite-ear", daemon=True).start()
+            self._inotify = inotify
+            threading.Thread(target=self._run, args=(inotify,), name="dray-sqlite-ear", daemon=True).start()
 
-    def _run(self, inotify: int, end: int) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(inotify, selectors.EVENT_READ)
-            selector.register(end, selectors.EVENT_READ)
-            while not self._deaf:
-                selector.select()
-                if not self._deaf:
-                    os.read(inotify, EVENTS)
-                    self._stirred()
+    def _run(self, inotify: int) -> None:
+        # Looked at before each read: from somebody else's socket it would take what is not ours.
+        while not self._deaf and _is_inotify(inotify):
+            try:
+                os.read(inotify, EVENTS)
+            except OSError:
+                break  # closed in the last moment
+            if not self._deaf:
+                self._stirred()
         with self._lock:
-            self._inotify = None
-        os.close(inotify)
-        os.close(end)
+            self._inotify, self._deaf = None, True
+        if _is_inotify(inotify):
+            os.close(inotify)
+
+
+def _is_inotify(descriptor: int) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}") == "anon_inode:inotify"
+    except OSError:
+        return False
 
 
 @functools.cache
@@ -94,5 +94,10 @@ def open_inotify() -> int:
 
 
 def add_watch(inotify: int, path: bytes, mask: int) -> int:
-    """Watch a file, and return a negative number if that is not possible."""
+    """Watch a file, and return the number of the watch, or a negative one if that is not possible."""
     return int(_libc().inotify_add_watch(inotify, path, mask))
+
+
+def remove_watch(inotify: int, watch: int) -> None:
+    """Take a watch away, if it is there."""
+    _libc().inotify_rm_watch(inotify, watch)

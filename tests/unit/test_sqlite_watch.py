@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -70,6 +71,24 @@ def test_a_closed_ear_hears_nothing_and_leaves_no_thread(ear: Ear) -> None:
     wait_until(lambda: not ears())
     assert not ear.listen()
     ear.close()
+
+
+@hearing
+def test_an_ear_whose_descriptor_is_somebody_elses_by_now_leaves_it_alone(ear: Ear, file: Path, tmp_path: Path) -> None:
+    """A task may close all descriptors of its process; the next file that is opened gets the number."""
+    assert ear.listen()
+    number = ear._inotify
+    assert number is not None
+    taken = tmp_path / "taken"
+    with taken.open("wb") as other:
+        os.dup2(other.fileno(), number)
+    ear.close()
+    assert not ear.listen()
+    file.write_bytes(b"the end of what still waits there")
+    wait_until(lambda: not ears())
+    assert os.write(number, b"still open")
+    assert taken.read_bytes() == b"still open"
+    os.close(number)
 
 
 def test_an_ear_is_deaf_where_the_system_has_nothing_to_tell(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
