@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -60,14 +61,16 @@ class Ear:
             threading.Thread(target=self._run, args=(inotify,), name="dray-sqlite-ear", daemon=True).start()
 
     def _run(self, inotify: int) -> None:
-        # Looked at before each read: from somebody else's socket it would take what is not ours.
-        while not self._deaf and _is_inotify(inotify):
-            try:
-                os.read(inotify, EVENTS)
-            except OSError:
-                break  # closed in the last moment
-            if not self._deaf:
-                self._stirred()
+        # Waited for in a way that lets greenlets run where threads are greenlets; a read would not.
+        events = select.poll()
+        events.register(inotify, select.POLLIN)
+        while not self._deaf:
+            events.poll()
+            # From somebody else's socket a read would take what is not ours.
+            if self._deaf or not _is_inotify(inotify):
+                break
+            os.read(inotify, EVENTS)
+            self._stirred()
         with self._lock:
             self._inotify, self._deaf = None, True
         if _is_inotify(inotify):
