@@ -18,6 +18,8 @@ from dray_brokers.sqlite import SqliteBroker
 from dray_brokers.sqlite_ear import Ear
 from dray_brokers.sqlite_watch import Pace
 
+Ears = Callable[[], list[threading.Thread]]
+
 hearing = pytest.mark.skipif(sys.platform != "linux", reason="needs inotify")
 
 
@@ -40,12 +42,21 @@ def ear(file: Path, heard: list[str]) -> Iterator[Ear]:
     ear.close()
 
 
-def ears() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "dray-sqlite-ear"]
+@pytest.fixture
+def ears() -> Ears:
+    """List the ears that were not there before the test."""
+
+    def listed() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "dray-sqlite-ear"]
+
+    others = listed()
+    return lambda: [thread for thread in listed() if thread not in others]
 
 
 @hearing
-def test_an_ear_tells_of_one_write_each_time_it_is_asked_to_listen(ear: Ear, file: Path, heard: list[str]) -> None:
+def test_an_ear_tells_of_one_write_each_time_it_is_asked_to_listen(
+    ear: Ear, file: Path, heard: list[str], ears: Ears
+) -> None:
     assert ear.listen()
     file.write_bytes(b"1")
     wait_until(lambda: len(heard) == 1)
@@ -65,7 +76,7 @@ def test_an_ear_says_that_it_cannot_hear_a_file_that_is_not_there(ear: Ear, file
 
 
 @hearing
-def test_a_closed_ear_hears_nothing_and_leaves_no_thread(ear: Ear) -> None:
+def test_a_closed_ear_hears_nothing_and_leaves_no_thread(ear: Ear, ears: Ears) -> None:
     ear.listen()
     ear.close()
     wait_until(lambda: not ears())
@@ -74,7 +85,9 @@ def test_a_closed_ear_hears_nothing_and_leaves_no_thread(ear: Ear) -> None:
 
 
 @hearing
-def test_an_ear_whose_descriptor_is_somebody_elses_by_now_leaves_it_alone(ear: Ear, file: Path, tmp_path: Path) -> None:
+def test_an_ear_whose_descriptor_is_somebody_elses_by_now_leaves_it_alone(
+    ear: Ear, file: Path, tmp_path: Path, ears: Ears
+) -> None:
     """A task may close all descriptors of its process; the next file that is opened gets the number."""
     assert ear.listen()
     number = ear._inotify
@@ -91,7 +104,9 @@ def test_an_ear_whose_descriptor_is_somebody_elses_by_now_leaves_it_alone(ear: E
     os.close(number)
 
 
-def test_an_ear_is_deaf_where_the_system_has_nothing_to_tell(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ear_is_deaf_where_the_system_has_nothing_to_tell(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch, ears: Ears
+) -> None:
     monkeypatch.setattr(sqlite_ear, "open_inotify", lambda: -1)
     assert not ear.listen()
     assert ears() == []
