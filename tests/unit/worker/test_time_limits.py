@@ -522,8 +522,14 @@ class Nosy(Middleware):
 
 @pytest.mark.parametrize("limits", [("time_limit",), ("soft_time_limit",), ("soft_time_limit", "time_limit")])
 def test_a_thousand_tasks_that_end_at_their_limit_come_to_one_thing_each(
-    shop: Shop, limits: tuple[str, ...], thread_errors: list[Any], caplog: pytest.LogCaptureFixture
+    shop: Shop,
+    limits: tuple[str, ...],
+    thread_errors: list[Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # On a busy machine a thread may have to wait for longer than a fifth of a second.
+    monkeypatch.setattr("dray.deadlines.LAST_CHANCE", 10.0)
     caplog.set_level(logging.CRITICAL, "dray.task")
     about = {"soft_time_limit": 0.005, "time_limit": 0.006}
     own: dict[str, Any] = {limit: about[limit] for limit in limits}
