@@ -63,6 +63,7 @@ class AssistedConsumer(Consumer):
             broker.open_store()
         self._inner = broker.transport.consumer(list(self._stand_ins), lease)
         self._inner_is_well = True
+        self._woken = False
         #: What the transport handed over, by receipt, where something else of it is shown; and the receipts of all that
         #: is not settled: nothing else may be copied. Without leases, loans end with the consumer.
         native = broker.native
@@ -83,6 +84,9 @@ class AssistedConsumer(Consumer):
             self._inner_is_well = True
             if came and (shown := self._look_through(came)):
                 return shown
+            if self._woken:
+                self._woken = False
+                return ()
             # Who does not wait asks for what is due by now.
             if left <= 0 and (wait > 0 or not self._promote(at_once=True)):
                 return ()
@@ -274,6 +278,7 @@ class AssistedConsumer(Consumer):
         return [by_receipt[each.receipt] for each in lost]
 
     def wake(self) -> None:
+        self._woken = True
         self._inner.wake()
 
     def close(self) -> None:
