@@ -118,6 +118,26 @@ def test_a_process_id_that_now_belongs_to_something_else_is_nobodys(pidfile: Pid
     assert pidfile.path.read_text() == f"{os.getpid()}\n"
 
 
+def test_a_process_seen_within_its_exec_is_looked_at_again(pidfile: Pidfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    truly = Path.read_bytes
+    looks: list[Path] = []
+
+    def without_a_command_line_at_first(path: Path) -> bytes:
+        if path.name != "cmdline":
+            return truly(path)
+        looks.append(path)
+        return b"" if len(looks) < 3 else truly(path)
+
+    with subprocess.Popen(["sleep", "60"]) as process:
+        pidfile.path.write_text(f"{process.pid}\n")
+        monkeypatch.setattr(Path, "read_bytes", without_a_command_line_at_first)
+        pidfile.claim()
+        monkeypatch.undo()
+        process.kill()
+    assert len(looks) == 3
+    assert pidfile.path.read_text() == f"{os.getpid()}\n"
+
+
 def test_a_file_that_is_no_pidfile_is_left_alone(pidfile: Pidfile) -> None:
     pidfile.path.write_text("precious\n")
     with pytest.raises(Stop, match="holds something else than a process id"):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from ..exits import TAKEN, Stop
+
+BECOMING_ANOTHER_PROGRAM = 1.0  # seconds that a process without a command line is given to get one
 
 
 class Pidfile:
@@ -88,10 +91,16 @@ def _is_ours(pid: int) -> bool:
     except OSError as error:
         if error.errno != errno.EPERM:
             return False
+    until = time.monotonic() + BECOMING_ANOTHER_PROGRAM
     try:
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        while True:
+            state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            ended = state in (b"Z", b"X")  # and nobody has asked for its exit code yet
+            # For an instant within exec a process has no command line: a worker that restarts, or anything else that
+            # has just been started. Which of them it is, it says when that is over.
+            if ended or command or time.monotonic() > until:
+                return not ended and (not command or b"dray" in command)
+            time.sleep(0.001)
     except (OSError, IndexError):
         return True  # no such file on this system: it is alive, which is all that can be said
-    # Ended, and nobody has asked for its exit code yet; or about to become another program, as in a restart.
-    return state not in (b"Z", b"X") and (not command or b"dray" in command)
