@@ -1,4 +1,4 @@
-"""Contribute the built-in result backends, by URL scheme, through the same hook a third party uses."""
+"""Contribute the built-in result backends and stores, by URL scheme, through the same hooks a third party uses."""
 
 from __future__ import annotations
 
@@ -44,3 +44,8 @@ def register_backends(register: Callable[[str, Any], None]) -> None:
     register("sqlite", "dray_backends.sqlite:SqliteBackend")
     for scheme in REDIS:
         register(scheme, "dray_backends.redis:RedisBackend")
+
+
+@hookimpl
+def register_stores(register: Callable[[str, Any], None]) -> None:
+    register("memory", "dray_backends.memory_store:MemoryStore")

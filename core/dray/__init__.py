@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from .errors import SerializationError as SerializationError
     from .errors import SettingError as SettingError
     from .errors import SoftTimeLimitExceeded as SoftTimeLimitExceeded
+    from .errors import StoreError as StoreError
+    from .errors import StoreUnavailable as StoreUnavailable
     from .errors import TaskExpired as TaskExpired
     from .errors import TaskFailed as TaskFailed
     from .errors import TaskOptionError as TaskOptionError
@@ -88,6 +90,23 @@ if TYPE_CHECKING:
     from .settings import Settings as Settings
     from .shared import current_app as current_app
     from .shared import shared_task as shared_task
+    from .store import Absent as Absent
+    from .store import Add as Add
+    from .store import Change as Change
+    from .store import Changed as Changed
+    from .store import Check as Check
+    from .store import Delete as Delete
+    from .store import Due as Due
+    from .store import Equals as Equals
+    from .store import Hold as Hold
+    from .store import Index as Index
+    from .store import Present as Present
+    from .store import Put as Put
+    from .store import Store as Store
+    from .store import StoreCapabilities as StoreCapabilities
+    from .store import Take as Take
+    from .store import Unindex as Unindex
+    from .store import Write as Write
     from .task import Task as Task
     from .urls import Url as Url
     from .urls import mask as mask
@@ -109,8 +128,8 @@ _HOMES = {
         "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
         "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore MaxRetriesExceeded "
         "NotSupported PluginError PublishError Reject ResultError ResultTimeout Retry SerializationError "
-        "SettingError SoftTimeLimitExceeded TaskExpired TaskFailed TaskOptionError TaskRejected TaskRevoked "
-        "TimeLimitExceeded UnknownPlugin UnknownResult UnknownTask UrlError WorkerLost"
+        "SettingError SoftTimeLimitExceeded StoreError StoreUnavailable TaskExpired TaskFailed TaskOptionError "
+        "TaskRejected TaskRevoked TimeLimitExceeded UnknownPlugin UnknownResult UnknownTask UrlError WorkerLost"
     ),
     "executors": "Executor Host",
     "hookspecs": "Event hookimpl",
@@ -122,6 +141,10 @@ _HOMES = {
     "serializer": "Serializer",
     "settings": "Settings",
     "shared": "current_app shared_task",
+    "store": (
+        "Absent Add Change Changed Check Delete Due Equals Hold Index Present Put Store StoreCapabilities Take Unindex "
+        "Write"
+    ),
     "task": "Task",
     "urls": "Url mask",
     "worker": "Worker",

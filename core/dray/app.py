@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from .options import SendOptions, TaskOptions
+    from .store import Store
     from .worker import Worker
 
 P = ParamSpec("P")
@@ -206,6 +207,16 @@ class Dray:
         return found
 
     backend_for_writing = backend_for_reading
+
+    def store(self, feature: str) -> Store:
+        """The store, open, or an error that says that `feature` needs one, and how to have one."""
+        found = self.connections.records
+        if found is None:
+            raise NotSupported(
+                f"{feature} needs a store, and {self.name} has none: set store_url (DRAY_STORE_URL), e.g. "
+                "store_url='sqlite:///dray.db'"
+            )
+        return found
 
     def backend_url_of(self, task: str) -> str:
         """The URL of a task's own result backend; "" when it uses the app's."""

@@ -1,4 +1,4 @@
-"""Opens the broker, its store and the result backends that the settings' URLs name, once per process."""
+"""Opens the broker, the store and the result backends that the settings' URLs name, once per process."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .plugins import Plugins
     from .report import Kept
     from .settings import Settings
+    from .store import Store
 
 #: Where tasks wait when nothing is configured: a file in the working directory.
 EMBEDDED_URL = "sqlite:///dray.db"
@@ -46,6 +47,7 @@ class Connections:
         self._broker: Broker | None = None
         self.known: Capabilities | None = None
         self._backends: dict[str, ResultBackend] = {}
+        self._records: Store | None = None
         #: Of backend URLs: whether results are sent to whoever asked, instead of kept.
         self._sends: dict[str, bool] = {}
 
@@ -109,9 +111,9 @@ class Connections:
         text = chosen or self.backend_url
         url = Url.parse(text) if text else None
         if url is None or not self._plugins.knows("brokers", url.scheme) or url in urls:
-            if chosen:
-                raise NotSupported(f"store_url {mask(chosen)}: a store is another broker than the one it helps")
-            return None
+            if url is not None and chosen and not self._plugins.knows("stores", url.scheme):
+                raise NotSupported(f"store_url {mask(chosen)}: no store is installed for {url.scheme}://")
+            return None  # it keeps records; what this broker lacks it does not keep
         store: Broker = self._plugins.find("brokers", url.scheme)(url)
         store.clock = self._clock
         away: BrokerUnavailable | None = None
@@ -135,6 +137,35 @@ class Connections:
         if emulated:
             self._broker = None
             raise NotSupported(f"{broker.url} has only emulated, and `strict` refuses emulation: {', '.join(emulated)}")
+
+    # The store of records
+
+    @property
+    def records(self) -> Store | None:
+        """The open store, in which workflows, schedules, limits and locks are kept; None when there is none."""
+        if self._records is None and self.store_url is not None:
+            with self._lock:
+                if self._records is None:
+                    self._records = self._open_records(self.store_url)
+        return self._records
+
+    @cached_property
+    def store_url(self) -> str | None:
+        """The URL the store is opened with: its own, else where results are kept, else the broker's, if it can."""
+        chosen = self._conf.store_url
+        if chosen:
+            return None if chosen == DISABLED else chosen
+        for text in (self.backend_url, self.broker_url.split(";")[0]):
+            if text and self._plugins.knows("stores", Url.parse(text).scheme):
+                return text
+        return None
+
+    def _open_records(self, text: str) -> Store:
+        url = Url.parse(text)
+        store: Store = self._plugins.find("stores", url.scheme)(url)
+        store.clock = self._clock
+        store.open()
+        return store
 
     # Result backends
 
@@ -210,8 +241,11 @@ class Connections:
         with self._lock:
             broker, self._broker = self._broker, None
             backends, self._backends = list(self._backends.values()), {}
+            records, self._records = self._records, None
         if broker is not None:
             broker.close()
+        if records is not None:
+            records.close()
         for backend in backends:
             backend.close()
 

@@ -18,6 +18,8 @@ DrayError
  |   `- PublishError              some envelopes of a batch were refused: `.rejected`
  |- BackendError                  the result backend refused
  |   `- BackendUnavailable        the result backend cannot be reached now
+ |- StoreError                    the store refused
+ |   `- StoreUnavailable          the store cannot be reached now
  |- BlockingCallError (RuntimeError)   a blocking call where it would stop an event loop or a worker
  `- ResultError                   what asking for a result can end in
      |- ResultTimeout (TimeoutError)
@@ -120,6 +122,14 @@ class BackendError(DrayError):
 
 class BackendUnavailable(BackendError):
     """The result backend cannot be reached now."""
+
+
+class StoreError(DrayError):
+    """The store refused. Adapters translate their driver's errors into this or `StoreUnavailable`."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached now. Whether the last changes were made is not known."""
 
 
 class BlockingCallError(DrayError, RuntimeError):

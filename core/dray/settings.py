@@ -127,8 +127,8 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         Place | None,
         _own(
             "Connections",
-            "A second broker that keeps what the first cannot: long delays, revocations, delivery counts; "
-            "None: where results are kept, if that can do it; 'disabled': none.",
+            "Where workflows, schedules, limits and locks are kept, and what the broker cannot keep itself: long "
+            "delays, revocations, delivery counts; None: where results are, or tasks; 'disabled': nowhere.",
         ),
     ] = None
     store_remember: Annotated[

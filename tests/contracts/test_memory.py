@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dray import ManualClock, Url
-from dray.testing import BrokerContract, ResultBackendContract
+from dray.testing import BrokerContract, ResultBackendContract, StoreContract
 from dray_backends.memory import MemoryBackend
+from dray_backends.memory_store import MemoryStore
 from dray_brokers.memory import MemoryBroker
 
 
@@ -24,3 +25,10 @@ class TestMemoryBackend(ResultBackendContract):
         backend = MemoryBackend(Url.parse("memory://"))
         backend.clock = ManualClock()
         return backend
+
+
+class TestMemoryStore(StoreContract):
+    def make_store(self, tmp_path: Path) -> MemoryStore:
+        store = MemoryStore(Url.parse("memory://"))
+        store.clock = ManualClock()
+        return store

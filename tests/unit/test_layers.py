@@ -13,7 +13,7 @@ CORE = ROOT / "core" / "dray"
 
 FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
-    "ports": "interrupts broker relay backend serializer compressor seal middleware hookspecs executors",
+    "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
     "assisted_consumer failover transactions processors revocations",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .memory import memory_app as memory_app
     from .memory import on_memory as on_memory
     from .serializer_contract import SerializerContract as SerializerContract
+    from .store_contract import StoreContract as StoreContract
 
 _MODULE_OF = {
     "BrokerContract": "broker_contract",
@@ -39,6 +40,7 @@ _MODULE_OF = {
     "HeldClock": "held_clock",
     "ResultBackendContract": "backend_contract",
     "SerializerContract": "serializer_contract",
+    "StoreContract": "store_contract",
     "memory_app": "memory",
     "on_memory": "memory",
     "wait_until": "faults",
@@ -54,6 +56,7 @@ __all__ = [
     "HeldClock",
     "ResultBackendContract",
     "SerializerContract",
+    "StoreContract",
     "memory_app",
     "on_memory",
     "wait_until",
