@@ -207,12 +207,13 @@ def _options(params: Sequence[click.Option]) -> str:
 def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
-        "For everybody": "app shared task canvas result context arguments dead_letters",
+        "For everybody": "app shared task canvas result group_result lineage endings followups context arguments "
+        "dead_letters",
         "Running": "worker",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",
         "For plugins: hooks": "hookspecs middleware",
-        "For plugins: the ports": "broker backend serializer compressor seal executors capabilities clock",
+        "For plugins: the ports": "broker backend store serializer compressor seal executors capabilities clock",
         "What travels": "message outcome",
     }
     homes = {home: heading for heading, modules in headings.items() for home in modules.split()}

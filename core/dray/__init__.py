@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from .backend import ResultBackend as ResultBackend
     from .broker import Broker as Broker
     from .broker import Consumer as Consumer
+    from .canvas import Canvas as Canvas
+    from .canvas import Chain as Chain
+    from .canvas import Chord as Chord
+    from .canvas import Group as Group
     from .canvas import Signature as Signature
+    from .canvas import chain as chain
+    from .canvas import chord as chord
+    from .canvas import group as group
     from .canvas import signature as signature
     from .capabilities import FOREVER as FOREVER
     from .capabilities import Capabilities as Capabilities
@@ -37,6 +44,8 @@ if TYPE_CHECKING:
     from .compressor import Compressor as Compressor
     from .context import Context as Context
     from .dead_letters import DeadLetter as DeadLetter
+    from .endings import Ending as Ending
+    from .endings import Results as Results
     from .errors import ArgumentsError as ArgumentsError
     from .errors import BackendError as BackendError
     from .errors import BackendUnavailable as BackendUnavailable
@@ -53,6 +62,7 @@ if TYPE_CHECKING:
     from .errors import PluginError as PluginError
     from .errors import PublishError as PublishError
     from .errors import Reject as Reject
+    from .errors import Replace as Replace
     from .errors import ResultError as ResultError
     from .errors import ResultTimeout as ResultTimeout
     from .errors import Retry as Retry
@@ -74,8 +84,11 @@ if TYPE_CHECKING:
     from .errors import WorkerLost as WorkerLost
     from .executors import Executor as Executor
     from .executors import Host as Host
+    from .followups import FailedCall as FailedCall
+    from .group_result import GroupResult as GroupResult
     from .hookspecs import Event as Event
     from .hookspecs import hookimpl as hookimpl
+    from .lineage import FlowProgress as FlowProgress
     from .message import Delivery as Delivery
     from .message import Envelope as Envelope
     from .message import Message as Message
@@ -118,21 +131,25 @@ _HOMES = {
     "arguments": "Sensitive",
     "backend": "Record ResultBackend",
     "broker": "Broker Consumer",
-    "canvas": "Signature signature",
+    "canvas": "Canvas Chain Chord Group Signature chain chord group signature",
     "capabilities": "Capabilities FOREVER",
     "clock": "Clock ManualClock SystemClock",
     "compressor": "Compressor",
     "context": "Context",
     "dead_letters": "DeadLetter",
+    "endings": "Ending Results",
     "errors": (
         "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
         "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore MaxRetriesExceeded "
-        "NotSupported PluginError PublishError Reject ResultError ResultTimeout Retry SerializationError "
+        "NotSupported PluginError PublishError Reject Replace ResultError ResultTimeout Retry SerializationError "
         "SettingError SoftTimeLimitExceeded StoreError StoreUnavailable TaskExpired TaskFailed TaskOptionError "
         "TaskRejected TaskRevoked TimeLimitExceeded UnknownPlugin UnknownResult UnknownTask UrlError WorkerLost"
     ),
     "executors": "Executor Host",
+    "followups": "FailedCall",
+    "group_result": "GroupResult",
     "hookspecs": "Event hookimpl",
+    "lineage": "FlowProgress",
     "message": "Delivery Envelope Message Queue Step Waiting",
     "middleware": "Middleware",
     "outcome": "Outcome",

@@ -20,14 +20,18 @@ from zoneinfo import ZoneInfo
 from . import revocations, states
 from .backend import ResultBackend
 from .broker import Broker
+from .builtin_tasks import install
 from .canvas import Signature, signature
 from .capabilities import Support
 from .clock import SYSTEM_CLOCK, Clock
-from .codec import Payloads
+from .codec import Payloads, Writer
 from .connections import Connections
 from .dead_letters import DeadLetters
 from .errors import ConfigurationError, NotSupported, TaskOptionError, UnknownTask
 from .execution import Execution
+from .fans import Fans
+from .flows import send_after
+from .group_result import GroupResult
 from .hookspecs import Event
 from .idempotency import check_one_queue, given_id
 from .ids import id_source
@@ -59,9 +63,6 @@ R = TypeVar("R")
 L = TypeVar("L", bound=Callable[[Event], object])
 
 logger = logging.getLogger(__name__)
-
-#: Seconds that a revocation is remembered: as long as a message may sensibly be delayed.
-REVOKED_FOR = 90 * 86400.0
 
 
 class Tasks(dict[str, Task[..., Any]]):
@@ -307,6 +308,7 @@ class Dray:
 
     def load_tasks(self) -> None:
         """Import every module that `include`, `imports` and `autodiscover_tasks` name. Done by workers and the CLI."""
+        install(self)
         for module in [*self._include, *self.conf.imports, *self.conf.include]:
             name = module.lstrip("?")
             if module.startswith("?") and not _findable(name):
@@ -338,18 +340,35 @@ class Dray:
         """Send a task by name; its code need not be importable here. If it is registered, its own options apply."""
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
+        if options.get("depends_on") is not None:
+            depends_on, allow_failure = options.pop("depends_on"), options.pop("allow_failure", None)
+            call = Signature(name, positional(args, name), by_name(kwargs, name), options, app=self)
+            return send_after(call, depends_on, bool(allow_failure))
+        (sent,) = self.sender.publish(*self.call(name, positional(args, name), by_name(kwargs, name), options), options)
+        return AsyncResult(sent.id, self, ignored=sent.ignore_result)
+
+    def call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
+    ) -> tuple[list[Message], Writer]:
+        """Return the message of a call, not sent and not written, and what writes its arguments."""
+        if name in self.tasks:
+            task = self.tasks[name]
+            return list(task._messages([(args, kwargs)], task._blank(options), options)), task._writer(options)
         check_send_options(options, name)
-        id = given_id(name, options) or self.new_id()
-        call = {"args": positional(args, name), "kwargs": by_name(kwargs, name)}
-        message = blank_message(self, name, options, None).but(id=id, **call)
+        message = blank_message(self, name, options, None).but(
+            id=given_id(name, options) or self.new_id(), args=args, kwargs=kwargs
+        )
         if not (message.queue or message.exchange):
             message = self.routes.placed(message, options, None)
         if message.idempotent:
             check_one_queue(message)
         compression = options.get("compression", self.conf.task_compression)
-        writer = self.payloads.writer(options.get("serializer") or self.conf.task_serializer, compression)
-        (sent,) = self.sender.publish([message], writer, options)
-        return AsyncResult(sent.id, self, ignored=sent.ignore_result)
+        return [message], self.payloads.writer(options.get("serializer") or self.conf.task_serializer, compression)
+
+    @cached_property
+    def fans(self) -> Fans:
+        """What waits until several calls have ended."""
+        return Fans(self)
 
     @cached_property
     def sender(self) -> Sender:
@@ -378,6 +397,10 @@ class Dray:
         """Return the handle on the task with this id; `backend` is its URL where the task has one of its own."""
         return AsyncResult(id, self, backend=backend)
 
+    def GroupResult(self, id: str) -> GroupResult:
+        """Return the handle on a group that was saved (`GroupResult.save`); raise UnknownResult when there is none."""
+        return GroupResult.restore(id, self)
+
     def revoke(self, ids: str | Iterable[str], *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
         """Cancel tasks by id, durably: they will not start. Raises NotSupported where the broker cannot.
 
@@ -385,7 +408,7 @@ class Dray:
         ended: in a child process with `signal` and then by force; in a thread it is raised out of its next step.
         """
         chosen = [ids] if isinstance(ids, str) else list(ids)
-        revocations.revoke(self.broker, chosen, REVOKED_FOR, signal if terminate else None)
+        revocations.revoke(self.broker, chosen, revocations.REVOKED_FOR, signal if terminate else None)
 
     def whereabouts(self, id: str) -> str:
         """Return the state of a task of which nothing is stored, by asking the broker for its message."""

@@ -117,6 +117,10 @@ class Parameters:
         if complaint := self._complaint(args, kwargs):
             raise ArgumentsError(f"{self.text} {complaint}")
 
+    def takes(self, count: int) -> bool:
+        """Return whether the function can be called with so many positional arguments, and no others."""
+        return self._fewest <= count <= self._most
+
     def bind(
         self, args: Sequence[Any], kwargs: dict[str, Any], serializer: Serializer
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -32,7 +32,7 @@ DrayError
      |- WorkerLost                what ran the task died under it
      `- MaxRetriesExceeded        `retry()` was called once too often and had no exception to raise
 
-Raised *by tasks*, to say what shall become of them: Retry, Reject, Ignore.
+Raised *by tasks*, to say what shall become of them: Retry, Reject, Ignore, Replace.
 Raised *in tasks*, to give them time to clean up: SoftTimeLimitExceeded.
 """
 
@@ -222,6 +222,14 @@ class Reject(Exception):
         self.reason = str(reason)
         self.requeue = requeue
         self.delay = delay
+
+
+class Replace(Exception):
+    """Raised by `self.replace(...)`: the call ends, and a canvas takes its place."""
+
+    def __init__(self, canvas: Any) -> None:
+        super().__init__(canvas)
+        self.canvas = canvas
 
 
 class Ignore(Exception):

@@ -24,21 +24,26 @@ import msgspec
 from . import states
 from .codec import Packed
 from .context import Context, current
+from .endings import gone_on, stopped
 from .errors import (
     ArgumentsError,
     DecodeError,
     Ignore,
     MaxRetriesExceeded,
+    NotSupported,
     Reject,
+    Replace,
     Retry,
     SoftTimeLimitExceeded,
+    StoreError,
 )
-from .followups import next_attempt, on_failure, on_success
+from .fan_results import given
+from .followups import FAILURE_GIVEN, errback_arguments, next_attempt, on_failure, on_success
 from .interrupts import THROWN, Interrupted, Throwable, shelter
 from .job import Ended, Job
 from .message import Delivery, Message
 from .options import instant
-from .outcome import Again, Done, Failed, Ignored, Outcome, Rejected, Released, Requeued, Revoked
+from .outcome import Again, Done, Failed, HandedBack, Ignored, Outcome, Rejected, Released, Replaced, Requeued, Revoked
 from .redaction import redacted
 from .report import Failure, Kept, Report, about, rank, record
 
@@ -52,6 +57,9 @@ _with = msgspec.structs.replace
 
 #: What came to no value.
 _NOTHING = Packed(b"", "application/json", "")
+
+#: Seconds after which a call whose arguments are in a store that is away is tried again.
+STORE_PAUSE = 2.0
 
 _ENGINE = os.path.dirname(__file__) + os.sep
 
@@ -92,7 +100,7 @@ class Execution:
         context, began, told = self._begin(job)
         token = current.set(context)
         try:
-            outcome = self._decode(job, context) or await self._aattempt(job, context)
+            outcome = await self._adecode(job, context) or await self._aattempt(job, context)
             ended = self._end(job, context, outcome, began, told)
             if job.task.hooks:
                 for hook, arguments in self._hooks_after(job, ended):
@@ -138,7 +146,9 @@ class Execution:
         if not message.ignore_result:
             facts = {"started": began, "ended": self._time(), "worker": self.hostname, "children": children}
             ended.report = about(message, state, reason=reason, **facts)
-        return self._followed(ended, on_failure, message) if isinstance(outcome, Rejected) else ended
+        if message.chain or message.fan:
+            ended.onward = stopped(message, state, None, reason)
+        return self._followed(ended, on_failure, message, None) if isinstance(outcome, Rejected) else ended
 
     # The steps of a run
 
@@ -162,10 +172,22 @@ class Execution:
         """Put the arguments into the context; return an outcome only when that cannot be done."""
         try:
             args, kwargs, serializer = self.app.payloads.arguments(job.message)
+            if job.message.given == FAILURE_GIVEN:
+                args = errback_arguments(job.task, args)
+            elif job.message.given:
+                args = [given(self.app, job.message.given), *args]
             context.args, context.kwargs = job.task.parameters.bind(args, kwargs, serializer)
-        except (DecodeError, ArgumentsError) as error:
+        except (DecodeError, ArgumentsError, NotSupported) as error:
             return Rejected(f"its arguments cannot be used: {error}")
+        except StoreError as error:
+            logger.warning("%s[%s] has to wait for its arguments: %s", job.message.task, job.message.id, error)
+            return HandedBack(STORE_PAUSE)
         return None
+
+    async def _adecode(self, job: Job, context: Context) -> Outcome | None:
+        if not job.message.given:
+            return self._decode(job, context)
+        return await asyncio.to_thread(self._decode, job, context)
 
     def _attempt(self, job: Job, context: Context) -> Outcome:
         """Run the user's code, and say what it came to. Only meanwhile can something be thrown into this thread."""
@@ -259,6 +281,8 @@ class Execution:
                 return Requeued(max(0.0, float(error.delay))) if error.requeue else Rejected(error.reason)
             case Ignore():
                 return Ignored()
+            case Replace():
+                return Replaced(error.canvas)
         if job.cancelled:
             return Revoked("revoked while it ran")
         if job.stopping and isinstance(error, asyncio.CancelledError):
@@ -296,7 +320,8 @@ class Execution:
     def _end(self, job: Job, context: Context, outcome: Outcome, began: float, told: bool) -> Ended:
         """Turn an outcome into what has to be written for it. A result that cannot be serialised is a failure."""
         message = job.message
-        if type(outcome) is Done and not told and message.ignore_result and not message.link:
+        leads_on = message.link or message.chain or message.fan
+        if type(outcome) is Done and not told and message.ignore_result and not leads_on:
             return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         try:
             if type(outcome) is Done:
@@ -310,11 +335,14 @@ class Execution:
         return ended
 
     def _succeeded(self, context: Context, outcome: Done, began: float) -> Ended:
-        message, app, ended = context.message, self.app, Ended(outcome)
-        if not message.ignore_result:
+        message, app, ended, packed = context.message, self.app, Ended(outcome), _NOTHING
+        if not message.ignore_result or message.chain or message.fan:
             packed = app.payloads.dump(outcome.value, app.conf.result_serializer, app.conf.result_compression)
+        if not message.ignore_result:
             ended.report = self._report(context, began, states.SUCCESS, packed)
-        return self._followed(ended, on_success, message, outcome.value) if message.link else ended
+        if message.chain or message.fan:
+            ended.onward = gone_on(message, packed)
+        return self._followed(ended, on_success, message, outcome.value) if message.link or message.chain else ended
 
     def _unsuccessful(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
         message, report = job.message, None
@@ -332,9 +360,26 @@ class Execution:
                     report = self._report(context, began, states.FAILURE, failure=Failure.of(error, told))
                 if bury:
                     outcome = Failed(error, bury, told)
-                return self._followed(Ended(outcome, report), on_failure, message)
+                if not (message.chain or message.fan or message.link_error):
+                    return Ended(outcome, report)
+                failure = Failure.of(error, told or trace(error))
+                onward = stopped(message, states.FAILURE, failure) if message.chain or message.fan else None
+                return self._followed(Ended(outcome, report, (), onward), on_failure, message, failure)
             case Rejected() | Revoked():
                 return self.unrun(message, outcome, began, tuple(context.children))
+            case Replaced(canvas):
+                from .flows import replacement  # flows are made of tasks, whose run this is
+
+                if wanted:
+                    report = self._report(context, began, states.REPLACED)
+                return Ended(outcome, report, replacement(self.app, message, canvas))
+            case HandedBack(delay):
+                eta = self._time() + min(delay, self.app.connections.capabilities.max_delay)
+                return Ended(outcome, None, (message.but(handed_back=message.handed_back + 1, eta=eta),))
+            case Ignored() if message.chain or message.fan:
+                # Nothing is stored, but what waits for it must not wait for ever: it counts as None.
+                none = self.app.payloads.dump(None, self.app.conf.result_serializer, None)
+                return self._followed(Ended(outcome, None, (), gone_on(message, none)), on_success, message, None)
             case _:
                 return Ended(outcome)
 

@@ -7,15 +7,23 @@ recognises.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from .context import TRACE_HEADERS, Context
+from .errors import TaskFailed
 from .idempotency import given_id
 from .message import Message, Step
-from .task import blank_message
+from .report import Failure
+from .task import Task, blank_message
 
 if TYPE_CHECKING:
     from .app import Dray
+
+#: `Message.given` of an error callback: its first two arguments are the failed call's id, and facts about the failure.
+FAILURE_GIVEN = "!"
 
 
 def next_attempt(app: Dray, context: Context, delay: float, args: Any, kwargs: Any) -> Message:
@@ -35,45 +43,111 @@ def next_attempt(app: Dray, context: Context, delay: float, args: Any, kwargs: A
 
 
 def on_success(app: Dray, message: Message, value: Any) -> tuple[Message, ...]:
-    """Return the messages of the callbacks that get the result."""
-    return _callbacks(app, message, message.link, "l", value) if message.link else ()
+    """Return the messages of the callbacks that get the result, and of what comes next in the chain."""
+    calls = [
+        _following(app, message, step, f"{message.id}-l{n}", () if step.immutable else (value,))
+        for n, step in enumerate(message.link)
+    ]
+    if message.chain and not message.chain[0].fan:
+        step = message.chain[0]
+        following = _following(app, message, step, f"{message.id}-n", () if step.immutable else (value,))
+        calls.append(following.but(chain=message.chain[1:], fan=message.fan, index=message.index))
+    return tuple(calls)
 
 
-def on_failure(app: Dray, message: Message) -> tuple[Message, ...]:
-    """Return the messages of the callbacks that get the id of what failed."""
-    return _callbacks(app, message, message.link_error, "e", message.id) if message.link_error else ()
+def on_failure(app: Dray, message: Message, failure: Failure | None) -> tuple[Message, ...]:
+    """Return the messages of the callbacks that are told of a failure."""
+    failed = FailedCall(id=message.id, task=message.task, queue=message.queue, retries=message.retries)
+    return tuple(
+        _following(app, message, step, f"{message.id}-e{n}", errback_front(step, failed, failure)).but(
+            given="" if step.immutable else FAILURE_GIVEN
+        )
+        for n, step in enumerate(message.link_error)
+    )
 
 
-def _callbacks(app: Dray, parent: Message, steps: tuple[Step, ...], mark: str, value: Any) -> tuple[Message, ...]:
-    return tuple(_callback(app, parent, step, f"{parent.id}-{mark}{n}", value) for n, step in enumerate(steps))
+class FailedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """The call that failed, as an error callback with three parameters gets it: `def on_error(request, exc, tb)`."""
+
+    id: str
+    task: str
+    queue: str = ""
+    retries: int = 0
 
 
-def _callback(app: Dray, parent: Message, step: Step, id: str, value: Any) -> Message:
-    traced = {name: parent.headers[name] for name in TRACE_HEADERS if name in parent.headers}
+def errback_front(step: Step, failed: FailedCall, failure: Failure | None) -> tuple[Any, ...]:
+    """Return what stands in front of an error callback's own arguments."""
+    if step.immutable:
+        return ()
+    return failed.id, {"call": msgspec.to_builtins(failed), "failure": msgspec.to_builtins(failure)}
+
+
+def errback_arguments(task: Task[..., Any], args: list[Any]) -> list[Any]:
+    """Return the arguments with which an error callback is called: the id of what failed in front of its own.
+
+    One that cannot be called so, but with two more, gets (request, exception, traceback), as in Celery.
+    """
+    id, facts, *own = args
+    if task.parameters.takes(1 + len(own)) or not task.parameters.takes(3 + len(own)):
+        return [id, *own]
+    failure = msgspec.convert(facts["failure"], Failure | None)
+    error = failure.rebuild() if failure is not None else TaskFailed("it ended without an exception")
+    return [msgspec.convert(facts["call"], FailedCall), error, failure.traceback if failure is not None else "", *own]
+
+
+def _following(app: Dray, parent: Message, step: Step, id: str, front: tuple[Any, ...]) -> Message:
+    return call_of(
+        app,
+        step,
+        id,
+        front,
+        root_id=parent.root_id or parent.id,
+        parent_id=parent.id,
+        reply_to=parent.reply_to,
+        headers={name: parent.headers[name] for name in TRACE_HEADERS if name in parent.headers},
+    )
+
+
+def call_of(
+    app: Dray,
+    step: Step,
+    id: str,
+    front: tuple[Any, ...] = (),
+    *,
+    root_id: str | None,
+    parent_id: str | None,
+    reply_to: str,
+    headers: Mapping[str, Any] = {},
+) -> Message:
+    """Return the message of a call that was kept as a step, with more arguments in `front` of its own.
+
+    It has the id that the step names, or `id`.
+    """
     options = {
         **step.options,
-        "headers": {**traced, **step.options.get("headers", {})},
-        "root_id": parent.root_id or parent.id,
-        "parent_id": parent.id,
+        "headers": {**headers, **step.options.get("headers", {})},
+        "root_id": root_id,
+        "parent_id": parent_id,
     }
     task = app.tasks.get(step.task)
     message = blank_message(app, step.task, options, task.resolved if task is not None else None).but(
-        reply_to=parent.reply_to,
+        reply_to=reply_to,
         id=given_id(step.task, options) or id,
         content_type=step.content_type,
         content_encoding=step.content_encoding,
         link=step.link,
         link_error=step.link_error,
         payload=step.payload,
+        handed_back=step.options.get("replaces", 0),
         sensitive=step.sensitive or (task.resolved.sensitive if task is not None else ()),
     )
     if not (message.queue or message.exchange):
         args, kwargs, _ = app.payloads.arguments(message)
-        seen = message.but(args=tuple(args) if step.immutable else (value, *args), kwargs=kwargs)
+        seen = message.but(args=(*front, *args), kwargs=kwargs)
         seen = app.routes.placed(seen, options, task.resolved if task is not None else None)
         message = seen.but(args=(), kwargs={})
-    if not step.immutable:
+    if front:
         args, kwargs, serializer = app.payloads.arguments(message)
-        message = message.but(args=(value, *args), kwargs=kwargs)
+        message = message.but(args=(*front, *args), kwargs=kwargs)
         message = app.payloads.encode(message, serializer.name, step.content_encoding or None)
     return app.sender.prepare(message, lambda prepared: prepared)

@@ -13,6 +13,7 @@ from .outcome import Outcome
 from .report import Report
 
 if TYPE_CHECKING:
+    from .endings import Onward
     from .task import Task
 
 
@@ -76,3 +77,5 @@ class Ended(msgspec.Struct, eq=False, gc=False):
     outcome: Outcome
     report: Report | None = None
     followups: tuple[Message, ...] = ()
+    #: What it means for the flow that it is part of.
+    onward: Onward | None = None

@@ -40,14 +40,14 @@ class _Size(int):
 
 
 class Step(Discreet, frozen=True, kw_only=True, omit_defaults=True):
-    """A call that has not been made yet and travels inside a message: a `link` or `link_error` callback.
+    """A call that has not been made yet and travels inside a message: a callback, or what comes next in a chain.
 
     Its arguments are already serialised, so carrying it costs no decoding.
     """
 
     task: str = msgspec.field(name="t")
     #: The serialised `[args, kwargs]`, as in a message's own payload.
-    payload: bytes = msgspec.field(name="b")
+    payload: bytes = msgspec.field(default=b"", name="b")
     content_type: str = msgspec.field(default="application/json", name="ct")
     content_encoding: str = msgspec.field(default="", name="ce")
     #: True: the parent's result is not put in front of the arguments (`task.si()`).
@@ -59,6 +59,12 @@ class Step(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     #: Its own callbacks.
     link: tuple[Step, ...] = msgspec.field(default=(), name="l")
     link_error: tuple[Step, ...] = msgspec.field(default=(), name="le")
+    #: Instead of a call: the fan (fans.py) that begins here; `task` is "" then, and nothing stands after it.
+    fan: str = msgspec.field(default="", name="f")
+
+
+#: What comes one after the other.
+Line = tuple[Step, ...]
 
 
 class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -119,6 +125,13 @@ class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     idempotent: bool = msgspec.field(default=False, name="ik")
     #: Where its result is to be sent, for backends that send results instead of keeping them (`ResultBackend.address`).
     reply_to: str = msgspec.field(default="", name="rt")
+    #: What comes after it when it succeeds, and gets its result; the end of that line is the end of this call, too.
+    chain: Line = msgspec.field(default=(), name="c")
+    #: The fan whose member this line is, and which of its members.
+    fan: str = msgspec.field(default="", name="f")
+    index: int = msgspec.field(default=0, name="fi")
+    #: The fan whose results (or, with a leading "=", whose input) are the first of its arguments.
+    given: str = msgspec.field(default="", name="g")
 
     # Not metadata: these three are written as the payload and are always at their defaults in the metadata.
     args: tuple[Any, ...] = msgspec.field(default=(), name="-args")

@@ -17,6 +17,7 @@ from .urls import nearest
 
 if TYPE_CHECKING:
     from .canvas import Signature
+    from .result import AsyncResult
 
 
 class TaskOptions(TypedDict, total=False):
@@ -117,6 +118,10 @@ class SendOptions(TypedDict, total=False):
     link_error: Signature | Iterable[Signature] | None
     root_id: str | None
     parent_id: str | None
+    #: Handles on (or ids of) calls that were sent before and have to end well first.
+    depends_on: AsyncResult[Any] | str | Iterable[AsyncResult[Any] | str] | None
+    #: True: those that it depends on have to end, well or badly.
+    allow_failure: bool | None
 
 
 TASK_WORDS = frozenset(TaskOptions.__annotations__)

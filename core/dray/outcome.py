@@ -59,6 +59,12 @@ class Ignored(msgspec.Struct, frozen=True):
     """The task raised Ignore: acked, and nothing stored."""
 
 
+class Replaced(msgspec.Struct, frozen=True):
+    """The task has put a canvas in its place: that is sent, and what it comes to is this call's result."""
+
+    canvas: Any
+
+
 class Revoked(msgspec.Struct, frozen=True):
     """Cancelled, before or while it ran."""
 
@@ -69,4 +75,4 @@ class Expired(msgspec.Struct, frozen=True):
     """Not started before its `expires`."""
 
 
-Outcome = Done | Again | Failed | Rejected | Requeued | HandedBack | Released | Ignored | Revoked | Expired
+Outcome = Done | Again | Failed | Rejected | Requeued | HandedBack | Released | Ignored | Replaced | Revoked | Expired

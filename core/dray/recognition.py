@@ -1,7 +1,8 @@
 """Recognises deliveries of calls that have succeeded already, so that they are settled and not run once more.
 
-Looked at is what may have run before: what is delivered again, and what carries an idempotency key. All others cost
-nothing here. Where the result backend does not answer, nothing is recognised and everything runs, at least once.
+Looked at is what may have run before: what is delivered again, what carries an idempotency key, and what follows a
+group. All others cost nothing here. Where the result backend does not answer, nothing is recognised and everything
+runs, at least once.
 """
 
 from __future__ import annotations
@@ -46,11 +47,7 @@ class Recognition:
         For those that carry a key and whose last call has failed, what is stored is forgotten: the new call counts.
         Never raises.
         """
-        asked = [
-            job
-            for job, outcome in looked
-            if outcome is None and (job.delivery.delivery_count > 1 or job.message.idempotent) and self._may_be(job)
-        ]
+        asked = [job for job, outcome in looked if outcome is None and _may_have_run(job) and self._may_be(job)]
         if not asked:
             return _NOBODY
         done: list[Any] = []
@@ -97,7 +94,11 @@ class Recognition:
     def _is_done(self, job: Job, found: Record | None) -> bool:
         message = job.message
         # What an earlier attempt came to says nothing about a retry: that was asked for.
-        if found is None or not found.final or found.state != states.SUCCESS or found.rank >> 16 < message.retries:
+        if found is None or not found.final or found.rank >> 16 < message.retries:
+            return False
+        # What follows a group is sent once more if whoever sent it died right after; it ran, however it ended.
+        sent_twice = message.given and job.delivery.delivery_count == 1
+        if found.state != states.SUCCESS and not sent_twice:
             return False
         try:
             report = read(self._app, found)
@@ -105,7 +106,10 @@ class Recognition:
             return False  # planted, or sealed with a key that is not known here
         if report.reason:
             return False  # it succeeded, but what should follow it could not be sent: it belongs to the dead letters
-        if not message.idempotent and (report.sent, report.queue) != (message.created, message.queue):
+        if not (message.idempotent or message.given) and (report.sent, report.queue) != (
+            message.created,
+            message.queue,
+        ):
             return False  # another call under the same id, or the copy of this one in another queue
         logger.info("%s[%s] recognised: it has succeeded already", message.task, message.id)
         self._app.notify("task-recognised", message, self._worker)
@@ -117,6 +121,10 @@ class Recognition:
         if not app.broker.capabilities.find:
             waiting = [record(app, m.id, about(m, states.PENDING), 0, reply_to=m.reply_to) for m in messages]
             app.connections.store(waiting, app.conf.result_expires)
+
+
+def _may_have_run(job: Job) -> bool:
+    return bool(job.delivery.delivery_count > 1 or job.message.idempotent or job.message.given)
 
 
 def _outranks(job: Job, found: Record | None) -> bool:

@@ -22,6 +22,7 @@ from .errors import (
     TaskRevoked,
     UnknownResult,
 )
+from .lineage import Lineage
 from .report import Report, read
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ ROUND = 0.02
 _ENDS = {states.REVOKED: TaskRevoked, states.EXPIRED: TaskExpired, states.REJECTED: TaskRejected}
 
 
-class AsyncResult(Generic[T]):
+class AsyncResult(Lineage, Generic[T]):
     """A handle on a task that was sent: by `delay`, or made from an id anywhere, `app.AsyncResult(id)`.
 
     Every attribute looks at the backend anew until the state is final. Safe from any thread.

@@ -14,6 +14,8 @@ from .broker import Broker
 from .errors import ConfigurationError
 from .urls import nearest
 
+#: Seconds that a revocation is remembered: as long as a message may sensibly be delayed.
+REVOKED_FOR = 90 * 86400.0
 #: The signals that a task may be ended with, those that not every system has left out.
 ENDING = {
     name: Signals[name]

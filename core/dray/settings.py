@@ -139,6 +139,13 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         ),
     ] = 60.0
 
+    flow_expires: Annotated[
+        Seconds,
+        _own(
+            "Connections", "How long a chord, or a group in a chain, is kept after the last thing that happened to it."
+        ),
+    ] = 7 * 86400.0
+
     task_serializer: Annotated[Name, _of("Messages", "How the arguments of tasks are written.")] = "json"
     result_serializer: Annotated[Name, _of("Messages", "How results are written.")] = "json"
     accept_content: Annotated[

@@ -1,6 +1,6 @@
 """The settler: one thread through which everything that a run came to is written, in batches and in one order.
 
-outcomes gathered -> still ours? -> follow-ups published -> results stored -> acked, requeued or buried
+outcomes gathered -> still ours? -> fans told -> follow-ups published -> results stored -> acked, requeued or buried
 
 The order is what makes a crash harmless: killed between any two steps, the message is still lent and comes back; what
 was written already is written again under the same ids. Work can be repeated, never lost.
@@ -30,6 +30,7 @@ from .errors import (
     NotSupported,
     PublishError,
     SerializationError,
+    StoreUnavailable,
     TaskOptionError,
 )
 from .holding import Holding
@@ -60,6 +61,8 @@ class _Entry(msgspec.Struct, eq=False, gc=False):
     #: Whether what follows it has been sent, and its report stored.
     published: bool
     stored: bool
+    #: Whether the fans that it concerns have been told.
+    told: bool
     #: True once the broker was told, though perhaps its answer never came.
     tried: bool = False
     #: True once it has made room for other work while it waits for the backend, or for a fuller request.
@@ -113,6 +116,9 @@ class Settler:
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._broker = _Outage("broker", "broker", app)
+        self._records = _Outage("store", "store", app)
+        #: Fans of which something is to be delivered.
+        self._ready: list[str] = []
         #: By the URL of the backend: "" is the app's own, tasks may have others.
         self._backends = {"": _Outage("result backend", "backend", app)}
         self._holding = Holding(app.clock)
@@ -128,7 +134,7 @@ class Settler:
 
     def put(self, job: Job, ended: Ended) -> None:
         """Take what a run came to."""
-        self._came.append(_Entry(job, ended, not ended.followups, ended.report is None))
+        self._came.append(_Entry(job, ended, not ended.followups, ended.report is None, ended.onward is None))
         if self._asleep:
             self._ring()
 
@@ -184,7 +190,7 @@ class Settler:
 
     def _pause(self) -> float:
         """Return how long what is left over waits if nothing comes."""
-        pauses = [outage.pause for outage in (self._broker, *self._backends.values()) if outage.away]
+        pauses = [outage.pause for outage in (self._broker, self._records, *self._backends.values()) if outage.away]
         pause = min(pauses, default=FIRST_PAUSE) * random.uniform(0.8, 1.2)
         return pause if self._broker.away else min(pause, self._holding.left())
 
@@ -210,8 +216,12 @@ class Settler:
     def _round(self, entries: list[_Entry], notes: list[Kept], *, alone: bool = False) -> list[_Entry]:
         """Bring every outcome as far as it goes now; return those that have to wait, for the backend or for others."""
         ours = self._ours(entries)
+        waiting = self._tell(ours, notes)
+        if waiting:
+            ours = [entry for entry in ours if entry.told]
+        self._deliver()
         self._publish(ours)
-        waiting = self._store(ours, notes)
+        waiting += self._store(ours, notes)
         written = [entry for entry in ours if entry.stored]
         at_once = alone or self._closing.is_set() or self._broker.away
         batch = 1 if at_once else self._app.broker.capabilities.request_batch
@@ -256,7 +266,7 @@ class Settler:
         logger.error("%s[%s]: %s", job.message.task, job.message.id, what, exc_info=error)
         if job.delivery.delivery_count >= job.task.resolved.max_deliveries:
             try:
-                self._finish([_Entry(job, Ended(Rejected(what)), published=True, stored=True)])
+                self._finish([_Entry(job, Ended(Rejected(what)), published=True, stored=True, told=True)])
             except Exception:
                 logger.exception("%s[%s] cannot be buried either", job.message.task, job.message.id)
         self._settled([job])
@@ -276,6 +286,43 @@ class Settler:
             self._stale([entry.job.delivery for entry in gone if not entry.tried])
             self._settled([entry.job for entry in gone])
         return entries
+
+    def _tell(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
+        """Tell the fans that outcomes concern; return those that have to wait for the store.
+
+        First of all: the message comes back as long as this has not been done, and doing it twice is doing it once.
+        """
+        wanted = [entry for entry in entries if not entry.told]
+        if not wanted:
+            return []
+        if self._records.away and self._app.clock.monotonic() < self._records.next_try:
+            return self._wait(wanted, [])
+        fans = self._app.fans
+        try:
+            ready = fans.settle([(entry.job.message, entry.ended.onward) for entry in wanted if entry.ended.onward])
+        except StoreUnavailable as error:
+            self._records.lost(error)
+            return self._wait(wanted, [])
+        self._records.found()
+        for entry in wanted:
+            entry.told = True
+            onward = entry.ended.onward
+            if onward is not None and onward.told is not None:
+                notes += fans.lost(onward.lost, onward.told, entry.job.message.reply_to)
+        self._ready += ready
+        return []
+
+    def _deliver(self) -> None:
+        """Send what follows the fans that were decided. Killed meanwhile, or without the store: it is swept up."""
+        while self._ready:
+            fan = self._ready[-1]
+            try:
+                self._app.fans.deliver([fan])
+            except BrokerUnavailable:
+                raise
+            except Exception as error:
+                logger.error("what follows the group %s is left to be swept up: %s", fan, error, exc_info=error)
+            self._ready.remove(fan)
 
     def _publish(self, entries: list[_Entry]) -> None:
         envelopes: dict[int, tuple[_Entry, Envelope]] = {}

@@ -16,6 +16,8 @@ STARTED = "STARTED"
 PROGRESS = "PROGRESS"
 #: Failed, and waiting to be tried again.
 RETRY = "RETRY"
+#: It has put another call, or several, in its place (`replace`); what these come to is stored under its id.
+REPLACED = "REPLACED"
 #: Ended with a value.
 SUCCESS = "SUCCESS"
 #: Ended with an exception, after the last retry.

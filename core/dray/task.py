@@ -11,17 +11,18 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from datetime import datetime
 from functools import cached_property, update_wrapper
 from inspect import iscoroutinefunction
-from itertools import repeat
+from itertools import islice, repeat
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
 
 import msgspec
 
 from .arguments import Parameters
-from .canvas import Signature, steps
+from .builtin_tasks import MAP, STARMAP
+from .canvas import Canvas, Group, Signature, steps
 from .codec import Writer
 from .context import DIRECTLY, TRACE_HEADERS, Context, current
-from .errors import MaxRetriesExceeded, Retry, TaskOptionError
+from .errors import MaxRetriesExceeded, Replace, Retry, TaskOptionError
 from .idempotency import check_one_queue, given_id
 from .message import Message
 from .options import (
@@ -147,6 +148,8 @@ class Task(Generic[P, R]):
         BrokerUnavailable when the broker stayed away for all of `retry_policy`. Safe from any thread.
         """
         call = positional(args, self.name), by_name(kwargs, self.name)
+        if options.get("depends_on") is not None:
+            return self._send_after(call, options)
         messages = list(self._messages([call], self._blank(options), options))
         if self.app.conf.task_always_eager:
             return self.app.run_eagerly(self, messages[0])
@@ -164,6 +167,8 @@ class Task(Generic[P, R]):
             raise TaskOptionError(f"sending {self.name}: task_id names one call; delay_many sends many")
         if options.get("idempotency_key") is not None:
             raise TaskOptionError(f"sending {self.name}: idempotency_key stands for one call; delay_many sends many")
+        if options.get("depends_on") is not None:
+            raise TaskOptionError(f"sending {self.name}: depends_on is for one call; delay_many sends many")
         messages = self._messages(map(one_of_many, calls, repeat(self.name)), self._blank(options), options)
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
@@ -203,6 +208,21 @@ class Task(Generic[P, R]):
 
     signature = s
 
+    def map(self, items: Iterable[Any]) -> Signature:
+        """Return a call that runs this task for each item, one after the other; its result is the list of theirs."""
+        return Signature(MAP, (self.name, list(items)), app=self.app)
+
+    def starmap(self, items: Iterable[Iterable[Any]]) -> Signature:
+        """Return a call that runs this task with each list of arguments, one after the other."""
+        return Signature(STARMAP, (self.name, [list(item) for item in items]), app=self.app)
+
+    def chunks(self, items: Iterable[Iterable[Any]], size: int) -> Group:
+        """Return a group of calls, each of which runs this task with up to `size` of these lists of arguments."""
+        if size < 1:
+            raise TaskOptionError(f"{self.name}: chunks() takes a size of at least 1; got {size!r}")
+        every = iter(items)
+        return Group(iter(lambda: self.starmap(islice(every, size)), self.starmap(())), app=self.app)
+
     def _blank(self, options: Mapping[str, Any]) -> Message:
         """Return what all calls with these options have in common: routed, timed, without id and arguments."""
         plain = self._plain
@@ -233,13 +253,17 @@ class Task(Generic[P, R]):
                 check_one_queue(message)
             yield message
 
+    def _send_after(self, call: tuple[tuple[Any, ...], dict[str, Any]], options: SendOptions) -> AsyncResult[R]:
+        from .flows import send_after  # flows are made of tasks
+
+        check_send_options(options, self.name)
+        own: dict[str, Any] = {**options}
+        depends_on, allow_failure = own.pop("depends_on"), own.pop("allow_failure", None)
+        return send_after(Signature(self.name, *call, own, app=self.app), depends_on, bool(allow_failure))
+
     def _handles(self, sent: Sequence[Message]) -> list[AsyncResult[R]]:
         app, returns, backend = self.app, self.parameters.returns, self.resolved.backend
         return [AsyncResult(m.id, app, ignored=m.ignore_result, returns=returns, backend=backend) for m in sent]
-
-    def AsyncResult(self, id: str) -> AsyncResult[R]:
-        """Return the handle on a call of this task, by its id."""
-        return AsyncResult(id, self.app, returns=self.parameters.returns, backend=self.resolved.backend)
 
     def _writer(self, options: Mapping[str, Any]) -> Writer:
         """Return what writes the arguments of a call with these options."""
@@ -291,6 +315,27 @@ class Task(Generic[P, R]):
         request.pending_retry = again
         return again
 
+    def replace(self, canvas: Canvas) -> NoReturn:
+        """End this run, and have a canvas take its place: what it comes to is the result of this call.
+
+        Whatever follows this call, its callbacks, and the group that it is a member of, follow the canvas. Raises
+        `Replace`, which ends the run; write `raise self.replace(...)`, or `return`, as you like. Called outside a
+        worker it runs the canvas here and now, and raises it all the same.
+        """
+        if not isinstance(canvas, Canvas):
+            raise TaskOptionError(f"{self.name}: replace() takes a signature, chain, group or chord; got {canvas!r}")
+        raise Replace(canvas)
+
+    def add_to_chord(self, call: Signature) -> AsyncResult[Any]:
+        """Have one more call belong to the group that this one is a member of: whoever waits for it waits for both.
+
+        Its result comes after those of the members that are there. Raises `TaskOptionError` when this call is no
+        member of a group that something waits for.
+        """
+        from .flows import join  # flows are made of tasks
+
+        return join(self.app, self.request.message, call)
+
     def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
         """Store a state of your own, such as PROGRESS, with `meta` to read from `AsyncResult.info`.
 
@@ -306,6 +351,10 @@ class Task(Generic[P, R]):
             self.app.connections.store([record], self.app.conf.result_expires)
         else:
             self.app.backend_for_writing(record.backend).store([record], self.app.conf.result_expires)
+
+    def AsyncResult(self, id: str) -> AsyncResult[R]:
+        """Return the handle on a call of this task, by its id."""
+        return AsyncResult(id, self.app, returns=self.parameters.returns, backend=self.resolved.backend)
 
     # To override in a base class. Called in the thread (or, for `async def`, awaited on the loop) that ran the task.
 

@@ -3,6 +3,7 @@
 source thread    receive -> unreadable? unknown? revoked? expired? poisoned? (triage.py) -> executors    source.py
 executors        threads, a loop, processes (executors/): execution.py runs one job                      crew.py
 settler thread   what came of it, written in batches                                                     settle.py
+sweeper thread   groups of calls that a dead worker has left behind                                      sweeper.py
 keeper thread    leases renewed, revocations noticed                                                     leases.py
 deadline thread  time limits                                                                             deadlines.py
 
@@ -28,6 +29,7 @@ from .job import Job
 from .leases import Keeper
 from .settle import Settler
 from .source import Source
+from .sweeper import Sweeper
 from .trimming import Trimmer
 
 if TYPE_CHECKING:
@@ -192,6 +194,7 @@ class Worker:
             lambda jobs: source.parked(jobs),
             self.lease,
         )
+        self._sweeper = Sweeper(self.app)
         self._crew = crew = Crew(
             self.app,
             self.name,
@@ -218,6 +221,7 @@ class Worker:
             raise
         self._source = source
         self._settler.start()
+        self._sweeper.start()
         self._keeper.start()
         if self._autoscaler is not None:
             self._autoscaler.start()
@@ -280,6 +284,7 @@ class Worker:
         if not self._settler.close(LAST_WORDS):
             logger.warning("stopped without settling %d message(s); they will be delivered again", len(self._jobs))
         self._keeper.stop()
+        self._sweeper.stop()
         self._trimmer.stop()
         self._crew.stop()
         try:

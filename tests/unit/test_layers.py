@@ -17,10 +17,10 @@ FLOORS = {
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
     "assisted_consumer failover transactions processors revocations",
-    "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections sender "
-    "followups job execution shared app",
+    "sending": "options routes context redaction canvas report epitaphs lineage result dead_letters task connections "
+    "sender followups endings fan_results fans flows group_result builtin_tasks job execution shared app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "settle leases worker",
+    "settle leases sweeper worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)

@@ -112,7 +112,7 @@ class Desk:
             fate = "judged"
         # Written already, each argument in its payload; as they were they might not be writable.
         followups = tuple(message.but(args=(), kwargs={}) for message in ended.followups)
-        return Came(number, job.ran or 0.0, fate, delay, reason, ended.report, followups)
+        return Came(number, job.ran or 0.0, fate, delay, reason, ended.report, followups, ended.onward)
 
     def say(self, ended: list[Came], around: Callable[[list[Came]], Any]) -> None:
         """Write a frame that is made `around` what some jobs came to."""

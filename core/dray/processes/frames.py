@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ..endings import Onward
 from ..hookspecs import Event
 from ..message import Message
 from ..report import Kept, Report
@@ -95,6 +96,7 @@ class Came(msgspec.Struct, array_like=True, frozen=True):
     reason: str
     report: Report | None
     followups: tuple[Message, ...]
+    onward: Onward | None = None
 
 
 class Ready(msgspec.Struct, array_like=True, frozen=True, tag="r"):

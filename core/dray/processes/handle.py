@@ -247,7 +247,7 @@ def ended(came: Came, job: Job) -> Ended:
             outcome = Requeued(came.delay)
         case "rejected":
             outcome = Rejected(came.reason)
-    return Ended(outcome, came.report, came.followups)
+    return Ended(outcome, came.report, came.followups, came.onward)
 
 
 def _watch(process: Process) -> tuple[int, int | None]:

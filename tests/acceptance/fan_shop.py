@@ -1,0 +1,42 @@
+"""The application of test_fan_in.py: chords whose workers are killed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from dray import Dray
+from dray.testing.faults import ExecutionLedger
+
+app = Dray("fan_shop")
+ledger = ExecutionLedger(Path(os.environ.get("FAN_SHOP_FOLDER", ".")) / "ledger.txt")
+
+
+@app.task
+def member(flow: int, n: int) -> int:
+    # Short, and of different lengths, so that ends of several fall together.
+    threading.Event().wait(n % 4 * 0.005)
+    return n
+
+
+@app.task
+def more(value: int) -> int:
+    return value + 1
+
+
+@app.task(max_retries=0)
+def bad(flow: int) -> None:
+    raise ValueError("bad", flow)
+
+
+@app.task(bind=True)
+def body(self: Any, values: list[int], flow: int) -> int:
+    ledger.record(f"body:{flow}:{self.request.delivery_count}")
+    return sum(values)
+
+
+@app.task(bind=True)
+def failed(self: Any, id: str, flow: int) -> None:
+    ledger.record(f"failed:{flow}:{self.request.delivery_count}")
