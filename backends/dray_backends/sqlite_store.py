@@ -8,8 +8,9 @@ had is swept away bit by bit, however much it was. Network filesystems are not s
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cache
 from itertools import takewhile
 from math import inf
 from typing import TypeVar
@@ -140,7 +141,8 @@ class SqliteStore(Store):
         with self._file.writing() as db:
             # Not before the file is ours: by then it may be later.
             now = self.clock.time()
-            done = [_make(db, change, now) for change in changes]
+            parts = _parts(db, now)
+            done = [_make(parts(change.part), change) for change in changes]
             self._sweep_now_and_then(db, now)
         self._file.ring()
         return done
@@ -148,7 +150,8 @@ class SqliteStore(Store):
     def _look(self, changes: Sequence[Change]) -> Sequence[Changed]:
         with self._file.reading() as db:
             db.execute("BEGIN")  # all see the file at one instant, and no one has to wait
-            done = [_make(db, change, self.clock.time()) for change in changes]
+            parts = _parts(db, self.clock.time())
+            done = [_make(parts(change.part), change) for change in changes]
             db.execute("COMMIT")
         return done
 
@@ -166,7 +169,8 @@ class SqliteStore(Store):
     def revise(self, wishes: Sequence[Revise[T]]) -> Sequence[T]:
         with self._file.writing() as db:
             now = self.clock.time()
-            answers = [_revised(db, wish, now) for wish in wishes]
+            parts = _parts(db, now)
+            answers = [_revised(parts(wish.part), wish, now) for wish in wishes]
             self._sweep_now_and_then(db, now)
         self._file.ring()
         return answers
@@ -209,17 +213,23 @@ class SqliteStore(Store):
 
 
 class _Part:
-    """A partition, for the length of one change and within its transaction."""
+    """A partition, for the length of one transaction: what it has read and written it need not read again."""
 
     def __init__(self, db: sqlite3.Connection, name: str, now: float) -> None:
         self._db, self._name, self._now = db, name, now
         self._known: dict[str, bytes | None] = {}
+        self._touched = False
         #: Its number, and that of one of this name whose time is up; None where there is none.
         self._id: int | None
         self._over: int | None = None
-        self._id, until = db.execute(FIND, (name,)).fetchone() or (None, None)
-        if until is not None and until <= now:
-            self._over, self._id = self._id, None
+        self._until: float | None
+        self._id, self._until = db.execute(FIND, (name,)).fetchone() or (None, None)
+
+    def begin(self) -> None:
+        """Begin a change: the time of the partition may be up, also by the change before this one."""
+        if self._until is not None and self._until <= self._now:
+            self._over, self._id, self._until = self._id, None, None
+            self._known.clear()
 
     def value(self, key: str) -> bytes | None:
         """Return what a key stands for, the writes so far included."""
@@ -255,20 +265,23 @@ class _Part:
                 case Unindex(index, key):
                     emptier = True
                     self._db.execute(REMOVE, (part, index, key))
-        if emptier:
-            self._db.execute(DROP_EMPTY, {"part": part})
+        if emptier and self._db.execute(DROP_EMPTY, {"part": part}).rowcount:
+            self._id = self._until = None
 
     def _begun(self, ttl: float | None) -> int:
         """Return the number of the partition, which is made where it is missing."""
-        until = None if ttl is None or ttl == inf else self._now + ttl
+        if ttl is not None:
+            self._until = None if ttl == inf else self._now + ttl
         if self._over is not None:
             self._db.execute(FORGET, (self._over,))
+            self._over = None
         if self._id is None:
-            (self._id,) = self._db.execute(MAKE, (self._name, until)).fetchone()
-        elif ttl is None:
+            (self._id,) = self._db.execute(MAKE, (self._name, self._until)).fetchone()
+        elif ttl is not None:
+            self._db.execute(TOUCH_UNTIL, (self._until, self._id))
+        elif not self._touched:
             self._db.execute(TOUCH, (self._id,))
-        else:
-            self._db.execute(TOUCH_UNTIL, (until, self._id))
+        self._touched = True
         return self._id
 
     def _put(self, part: int, key: str, value: bytes) -> None:
@@ -276,8 +289,13 @@ class _Part:
         self._db.execute(PUT, (part, key, value))
 
 
-def _make(db: sqlite3.Connection, change: Change, now: float) -> Changed:
-    part = _Part(db, change.part, now)
+def _parts(db: sqlite3.Connection, now: float) -> Callable[[str], _Part]:
+    """Return what gives the partitions by name, each as one object for the whole transaction."""
+    return cache(lambda name: _Part(db, name, now))
+
+
+def _make(part: _Part, change: Change) -> Changed:
+    part.begin()
     applied = all(part.holds(check) for check in change.checks)
     if applied and change.writes:
         part.write(change.writes, change.ttl)
@@ -285,8 +303,8 @@ def _make(db: sqlite3.Connection, change: Change, now: float) -> Changed:
     return Changed(applied, {key: value for key, value in found if value is not None})
 
 
-def _revised(db: sqlite3.Connection, wish: Revise[T], now: float) -> T:
-    part = _Part(db, wish.part, now)
+def _revised(part: _Part, wish: Revise[T], now: float) -> T:
+    part.begin()
     answer, value, ttl = wish.rule(part.value(wish.key), now)
     if value is not None:
         part.write((Put(wish.key, value),), ttl)

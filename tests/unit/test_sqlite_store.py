@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import sqlite3
@@ -25,9 +26,11 @@ from dray import (
     Delete,
     Due,
     Envelope,
+    Equals,
     Hold,
     Index,
     ManualClock,
+    Present,
     Put,
     Record,
     StoreError,
@@ -38,6 +41,7 @@ from dray import (
     UrlError,
 )
 from dray.testing.faults import wait_until
+from dray_backends.memory_store import MemoryStore
 from dray_backends.sqlite import SqliteBackend
 from dray_backends.sqlite_store import SqliteStore
 from dray_brokers.sqlite import SqliteBroker
@@ -168,6 +172,47 @@ def test_a_batch_of_wishes_is_one_transaction_and_so_is_a_batch_of_changes(store
     assert begun == ["BEGIN IMMEDIATE"] * 4
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_it_is_asked_it_answers_as_the_store_in_memory_does(
+    store: SqliteStore, clock: ManualClock, seed: int
+) -> None:
+    memory, chance = MemoryStore(Url.parse("memory://")), random.Random(seed)
+    memory.clock = clock
+    for _ in range(60):
+        batch = [any_change(chance) for _ in range(chance.randrange(1, 9))]
+        assert [*store.commit(batch)] == [*memory.commit(batch)]
+        clock.advance(chance.choice((0.0, 1.0, adapter.SWEEP_EVERY)))
+        assert [[*store.scan(part)] for part in "pqr"] == [[*memory.scan(part)] for part in "pqr"]
+        assert [*store.due("i", inf, 100)] == [*memory.due("i", inf, 100)]
+
+
+def any_change(chance: random.Random) -> Change:
+    """Return a change of one of three partitions with four keys."""
+
+    def key() -> str:
+        return chance.choice("abcd")
+
+    checks = [
+        lambda: Absent(key()),
+        lambda: Present(key()),
+        lambda: Equals(key(), b"1"),
+    ]
+    writes = [
+        lambda: Put(key(), b"%d" % chance.randrange(3)),
+        lambda: Add(key(), chance.randrange(-1, 2)),
+        lambda: Delete(key()),
+        lambda: Index("i", key(), float(chance.randrange(5))),
+        lambda: Unindex("i", key()),
+    ]
+    return Change(
+        chance.choice("pqr"),
+        tuple(chance.choice(checks)() for _ in range(chance.choice((0, 0, 1, 2)))),
+        tuple(chance.choice(writes)() for _ in range(chance.randrange(5))),
+        tuple("abcd"[: chance.randrange(5)]),
+        chance.choice((None, None, None, 0.0, 1.5, 10.0, inf)),
+    )
+
+
 def test_reads_wait_for_nobody_who_writes(store: SqliteStore, path: Path) -> None:
     store.commit([Change("p", writes=(Put("a", b"1"), Index("i", "k", 1.0)))])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -189,8 +234,8 @@ store = adapter.SqliteStore(Url.parse(f"sqlite:///{sys.argv[1]}"))
 store.open()
 store.commit([Change("p", writes=(Put("before", b"1"), Add("n")))])
 make = adapter._make
-def die(db, change, now):
-    make(db, change, now)
+def die(part, change):
+    make(part, change)
     if change.part == "last":
         os.kill(os.getpid(), signal.SIGKILL)
     return None
