@@ -37,19 +37,20 @@ def memory_app(clock: Clock, **settings: Any) -> Dray:
 
 @contextmanager
 def on_memory(app: Dray, clock: Clock | None = None) -> Iterator[Dray]:
-    """Have an existing app keep its messages and results in memory, and take its time from `clock`, in the block.
+    """Have an existing app keep everything in memory, and take its time from `clock`, in the block.
 
     Its tasks, plugins, middleware and all other settings stay as they are; results stay disabled if they are. The
     memory is new each time, and what the app had open before is as it was afterwards. Not for an app that is used by
     other threads meanwhile.
     """
     conf = app.conf
-    before = {name: (getattr(conf, name), conf.origin(name)) for name in ("broker_url", "result_backend")}
+    before = {name: (getattr(conf, name), conf.origin(name)) for name in ("broker_url", "result_backend", "store_url")}
     connections, own_clock, new_id = app._connections, app.clock, app.new_id
     app._connections = None
     conf.update(
         broker_url=MEMORY_URL,
         result_backend=DISABLED if conf.result_backend == DISABLED else MEMORY_URL,
+        store_url=DISABLED if conf.store_url == DISABLED else MEMORY_URL,
         origin="dray.testing.on_memory",
     )
     if clock is not None:
