@@ -19,7 +19,7 @@ from dray.testing.background import HANGS, Background
 from dray.testing.faults import wait_until
 from dray_backends import postgres as backend_module
 from dray_backends.postgres import PostgresBackend
-from dray_brokers import postgres, postgres_statements
+from dray_brokers import postgres, postgres_advice, postgres_statements
 from dray_brokers.postgres import PostgresBroker, PostgresConsumer
 from dray_brokers.postgres_connection import BY_INDEX
 from tests.servers.ports import free_port
@@ -617,7 +617,7 @@ def test_of_two_letters_of_one_name_one_goes_back(make: MakeBroker) -> None:
 
 
 def test_the_doctor_hears_of_settings_that_lose_messages(make: MakeBroker, sql: psycopg.Connection[Any]) -> None:
-    settings = dict(sql.execute(postgres_statements.SETTINGS).fetchall())
+    settings = dict(sql.execute(postgres_advice.SETTINGS).fetchall())
     said = " ".join(make().advice(["q"]))
     assert ("fsync is off" in said) == (settings["fsync"] == "off")
     assert ("synchronous_commit is off" in said) == (settings["synchronous_commit"] == "off")
