@@ -61,7 +61,7 @@ CALL_TAKE = """
         %(keep)s)"""
 CALL_HOLD = """
     SELECT * FROM {schema}.store_hold(
-        %(parts)b::text[], %(holders)b::text[], %(seconds)b::float8[], %(mosts)b::int[], %(keep)s)"""
+        %(parts)b::text[], %(holders)b::text[], %(seconds)b::float8[], %(mosts)b::bigint[], %(keep)s)"""
 CALL_LET_GO = "SELECT {schema}.store_let_go(%(parts)b::text[], %(holders)b::text[])"
 CALL_SWEEP = "SELECT * FROM {schema}.store_sweep(%(parts)s, %(records)s)"
 

@@ -217,7 +217,7 @@ READ = _function(
     END""",
 )
 SCAN = _function(
-    """store_scan(wanted text, first text, last text, beyond text, most int)
+    """store_scan(wanted text, first text, last text, beyond text, most bigint)
     RETURNS TABLE (name text, content bytea)""",
     f"STABLE {BY_INDEX}",
     """
@@ -230,7 +230,7 @@ SCAN = _function(
     END""",
 )
 DUE = _function(
-    """store_due(wanted text, until float8, beyond float8, beyond_part text, beyond_key text, most int)
+    """store_due(wanted text, until float8, beyond float8, beyond_part text, beyond_key text, most bigint)
     RETURNS TABLE (instant float8, in_part text, name text)""",
     f"STABLE {BY_INDEX}",
     """
@@ -274,7 +274,7 @@ TAKE = _function(
     END""",
 )
 HOLD = _function(
-    "store_hold(parts text[], holders text[], seconds float8[], mosts int[], keep float8) RETURNS SETOF bigint",
+    "store_hold(parts text[], holders text[], seconds float8[], mosts bigint[], keep float8) RETURNS SETOF bigint",
     BY_INDEX,
     """
     DECLARE
@@ -334,7 +334,8 @@ SWEEP = _function(
         looked_at int := 0;
     BEGIN
         dropped := 0;
-        FOR gone IN SELECT part FROM {schema}.store_part WHERE expires <= date_part('epoch', clock_timestamp())
+        FOR gone IN SELECT part FROM {schema}.store_part
+            WHERE expires < 'infinity' AND expires <= date_part('epoch', clock_timestamp())
             ORDER BY expires LIMIT most_parts FOR UPDATE SKIP LOCKED
         LOOP
             looked_at := looked_at + 1;

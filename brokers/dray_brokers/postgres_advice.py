@@ -8,7 +8,9 @@ from .postgres_connection import PostgresServer
 LONG_TRANSACTION = 600
 
 # Name and setting; and the oldest transaction that keeps dead rows from being vacuumed.
-SETTINGS = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'autovacuum')"
+SETTINGS = """
+    SELECT name, setting FROM pg_settings
+    WHERE name IN ('fsync', 'synchronous_commit', 'autovacuum', 'default_transaction_isolation')"""
 OLDEST_TRANSACTION = """
     SELECT coalesce(max(date_part('epoch', clock_timestamp() - xact_start)), 0)::float8 FROM pg_stat_activity
     WHERE datname = current_database() AND backend_xmin IS NOT NULL"""
@@ -24,6 +26,12 @@ def advice(server: PostgresServer) -> list[str]:
         said.append("synchronous_commit is off: a crash of the server can take back what it confirmed last")
     if settings.get("autovacuum") == "off":
         said.append("autovacuum is off: everything gets slower with every row that was changed; turn it on")
+    isolation = settings.get("default_transaction_isolation", "read committed")
+    if isolation != "read committed":
+        said.append(
+            f"default_transaction_isolation is {isolation}: what meets on a row is undone and tried again instead of "
+            "waiting; set it to read committed for this role"
+        )
     ((oldest,),) = server.rows(OLDEST_TRANSACTION, {})
     if oldest > LONG_TRANSACTION:
         said.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ from dray.testing import BrokerContract, ResultBackendContract, StoreContract
 from dray_backends.postgres import PostgresBackend
 from dray_backends.postgres_store import PostgresStore
 from dray_brokers.postgres import PostgresBroker
+from tests.contracts.postgres_places import own_schema, url_of
 from tests.servers.postgres import PostgresServer
 
 
 @pytest.fixture
 def own_url(postgres_server: PostgresServer) -> Iterator[Url]:
     """The URL of a schema that nobody else uses, and that is dropped afterwards."""
-    schema = f"test_{secrets.token_hex(6)}"
-    yield Url.parse(f"{postgres_server.url}?schema={schema}&application_name={schema}")
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+    with own_schema(postgres_server) as schema:
+        yield url_of(postgres_server.url, schema)
 
 
 def connect(url: Url) -> psycopg.Connection[Any]:
