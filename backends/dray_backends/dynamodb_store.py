@@ -197,14 +197,15 @@ class DynamoStore(Store):
 
     def _sweep(self, most: int | None) -> int:
         """Drop up to `most` partitions of each place whose time is up, and what others have left; return how many."""
-        dropped = 0
+        dropped, last = 0, (items.sortable(self.now()) + LAST)[:SORT_KEY]
         for shard in range(SHARDS):
-            place, last = bytes([shard]), (items.sortable(self.now()) + LAST)[:SORT_KEY]
-            expired = self._table.query(b"x" + place, items.sortable(-inf), last, most)
+            expired = self._table.query(b"x" + bytes([shard]), items.sortable(-inf), last, most)
             # Read to the end first: what is dropped would be missed while turning pages.
             for item in list(islice(expired, most)):
                 dropped += self._forget(item["p"]["S"])
-            for item in list(islice(self._table.query(b"z" + place, b"\0", LAST, most), most)):
+        for shard in range(SHARDS):
+            left = self._table.query(b"z" + bytes([shard]), b"\0", LAST, most)
+            for item in list(islice(left, most)):
                 self._clear(item["sk"]["B"])
         return dropped
 
