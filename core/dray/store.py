@@ -175,7 +175,8 @@ class Revise(msgspec.Struct, Generic[T], frozen=True):
     part: str
     key: str
     #: Given the value (None: there is none) and the instant now, it returns an answer, the value that is to be put
-    #: (None: it stays as it is), and the partition's time to live from then on. It may be asked more than once.
+    #: (None: it stays as it is), and the partition's time to live from then on. It may be asked more than once, and
+    #: within a transaction: it is quick, and does not use the store.
     rule: Callable[[bytes | None, float], tuple[T, bytes | None, float | None]]
 
 

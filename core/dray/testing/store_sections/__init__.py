@@ -8,6 +8,17 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{section}"
-        for section in ("changing", "checking", "connections", "counting", "forgetting", "limits", "looking")
+        for section in (
+            "changing",
+            "checking",
+            "clocks",
+            "connections",
+            "counting",
+            "forgetting",
+            "limits",
+            "looking",
+            "processes",
+            "replies",
+        )
     )
 )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ...store import MAX_NAME, MAX_VALUE, Absent, Add, Change, Changed, Delete, Due, Equals, Index, Present, Put, Store
-from .kit import StoreKit, made
+from .kit import StoreKit, made, needs
+
+MEGABYTE = 1024 * 1024
 
 
 class Changing(StoreKit):
@@ -79,6 +81,16 @@ class Changing(StoreKit):
         value = bytes(range(256)) * (MAX_VALUE // 256)
         made(store, Change("p", writes=(Put("a", value),)))
         assert store.get("p", "a")["a"] == value
+
+    def test_a_value_of_a_megabyte_is_kept_whole(self, store: Store) -> None:
+        needs(store, "max_value_bytes", MEGABYTE)
+        value = bytes(range(256)) * (MEGABYTE // 256)
+        made(store, Change("p", writes=(Put("a", value), Put("b", b"1"))))
+        assert store.scan("p") == [("a", value), ("b", b"1")]
+        assert not made(store, Change("p", (Equals("a", value[:-1]),), (Delete("a"),))).applied
+        assert (
+            made(store, Change("p", (Equals("a", value),), (Put("a", value[::-1]),), ("a",))).values["a"] == value[::-1]
+        )
 
     @pytest.mark.parametrize(
         "name", ["a", " ", "a b/c:d#e{f}*?[g]", "'\";--", "%s $1 ?", "ünïcödé \U0001f40e", "x" * MAX_NAME], ids=ascii

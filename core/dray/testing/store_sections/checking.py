@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ...store import Absent, Add, Change, Delete, Equals, Index, Present, Put, Store
+from ...store import Absent, Add, Change, Delete, Equals, Index, Present, Put, Revise, Store
 from ..background import Background
 from .kit import LONG, StoreKit, made
 
@@ -72,3 +72,28 @@ class Checking(StoreKit):
             for each in [Background(partial(raise_by, c, 15)) for c in [store, other] * 2]:
                 each.result()
         assert store.get("p", "a") == {"a": b"60"}
+
+    def test_a_rule_changes_the_value_that_it_was_shown(self, store: Store) -> None:
+        def more(kept: bytes | None, now: float) -> tuple[int, bytes | None, float | None]:
+            number = int(kept or b"0") + 1
+            return number, b"%d" % number, None
+
+        def raise_by(connection: Store, times: int) -> list[int]:
+            return [
+                n for _ in range(times) for n in connection.revise([Revise("p", "a", more), Revise("q", "a", more)])
+            ]
+
+        with self.another(store) as other:
+            told = [each.result() for each in [Background(partial(raise_by, c, 10)) for c in [store, other] * 2]]
+        assert sorted(n for numbers in told for n in numbers) == sorted([*range(1, 41)] * 2)
+        assert (store.get("p", "a"), store.get("q", "a")) == ({"a": b"40"}, {"a": b"40"})
+
+    def test_a_rule_may_leave_the_value_as_it_is(self, store: Store) -> None:
+        def look(kept: bytes | None, now: float) -> tuple[bytes | None, bytes | None, float | None]:
+            return kept, None, self.ttl
+
+        made(store, Change("p", writes=(Put("a", b"1"),)))
+        assert [*store.revise([Revise("p", "a", look), Revise("p", "unknown", look)])] == [b"1", None]
+        assert [*store.revise([])] == []
+        self.pass_time(store, self.ttl * 1.5)
+        assert store.scan("p") == [("a", b"1")]

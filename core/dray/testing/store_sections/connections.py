@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from math import inf
 
-import pytest
-
 from ...errors import StoreError
 from ...store import Change, Due, Index, Put, Store
 from ..background import Background
-from .kit import StoreKit, made
+from .kit import StoreKit, made, needs
 
 
 class StoreConnections(StoreKit):
@@ -33,8 +31,7 @@ class StoreConnections(StoreKit):
                 assert other.due("i", inf, 10) == [Due(float(n), "p", "k")]
 
     def test_records_are_there_after_a_restart(self, store: Store) -> None:
-        if not store.capabilities.durable:
-            pytest.skip("needs capability: durable")
+        needs(store, "durable")
         made(store, Change("p", writes=(Put("a", b"\x00kept"), Index("i", "k", 1.0))))
         store.close()
         with self.another(store) as other:
@@ -51,6 +48,17 @@ class StoreConnections(StoreKit):
         watching = Background(lambda: store.watch("p", self.ttl))
         made(store, Change("p", writes=(Put("a", b"1"),)))
         watching.result(meanwhile=lambda: self.pass_time(store, self.ttl))
+
+    def test_whoever_watches_learns_what_another_connection_has_changed(self, store: Store) -> None:
+        def wait() -> bytes:
+            while not (found := store.get("p", "a")):
+                store.watch("p", 1.0)
+            return found["a"]
+
+        waiting = Background(wait)
+        with self.another(store) as other:
+            made(other, Change("p", writes=(Put("a", b"1"),)))
+            assert waiting.result(meanwhile=lambda: self.pass_time(store, 0.05)) == b"1"
 
     def test_after_a_cut_it_answers_again(self, store: Store) -> None:
         made(store, Change("p", writes=(Put("a", b"1"),)))

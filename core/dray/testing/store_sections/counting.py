@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from math import inf
 
 import pytest
 
 from ...errors import StoreError
-from ...store import Add, Change, Changed, Equals, Put, Store
+from ...store import Add, Change, Changed, Delete, Equals, Index, Put, Store
 from ..background import Background
 from .kit import StoreKit, made
 
@@ -35,6 +36,16 @@ class Counting(StoreKit):
         with pytest.raises(StoreError):
             made(store, Change("p", writes=(Put("b", b"1"), Add("a"))))
         assert store.get("p", "a", "b") == {"a": b"text"}
+
+    def test_a_change_that_is_an_error_is_not_made_in_part(self, store: Store) -> None:
+        made(store, Change("p", writes=(Put("a", b"text"), Put("c", b"1"))))
+        writes = (Put("b", b"1"), Delete("c"), Index("i", "k", 1.0), Add("n"), Add("a"), Put("d", b"1"))
+        with pytest.raises(StoreError):
+            made(store, Change("p", writes=writes, ttl=self.ttl))
+        assert store.due("i", inf, 10) == []
+        self.pass_time(store, self.ttl * 1.5)
+        assert store.scan("p") == [("a", b"text"), ("c", b"1")]
+        assert made(store, Change("p", writes=(Put("b", b"2"),), reads=("b",))).values == {"b": b"2"}
 
     def test_nothing_is_lost_when_many_add(self, store: Store) -> None:
         def add(connection: Store) -> None:

@@ -47,3 +47,30 @@ class Forgetting(StoreKit):
         self.pass_time(store, self.ttl * 1.5)
         made(store, Change("p", writes=(Put("b", b"2"),)))
         assert store.scan("p") == [("b", b"2")]
+
+    def test_a_large_partition_is_forgotten_as_a_whole(self, store: Store) -> None:
+        some = [tuple(Put(f"k{n}-{m}", b"v" * 100) for m in range(50)) for n in range(20)]
+        store.commit([Change("p", writes=(*writes, Index("i", f"{n}", 1.0))) for n, writes in enumerate(some)])
+        made(store, Change("p", writes=(Add("n"),), ttl=self.ttl))
+        self.pass_time(store, self.ttl * 1.5)
+        assert store.scan("p") == []
+        made(store, Change("p", writes=(Put("new", b"1"), Index("j", "new", 1.0))))
+        assert store.scan("p") == [("new", b"1")]
+        assert store.due("j", inf, 10) == [Due(1.0, "p", "new")]
+
+    def test_purging_leaves_what_is_still_good(self, store: Store) -> None:
+        made(store, Change("short", writes=(Put("a", b"1"),), ttl=self.ttl))
+        made(store, Change("long", writes=(Put("a", b"1"), Index("i", "k", 1.0)), ttl=LONG))
+        made(store, Change("for ever", writes=(Put("a", b"1"),)))
+        assert store.purge() == 0
+        self.pass_time(store, self.ttl * 1.5)
+        assert store.purge() in (0, 1)
+        assert store.purge() == 0
+        assert [len(store.scan(part)) for part in ("short", "long", "for ever")] == [0, 1, 1]
+        assert store.due("i", inf, 10) == [Due(1.0, "long", "k")]
+
+    def test_a_time_to_live_comes_with_writes_only(self, store: Store) -> None:
+        made(store, Change("p", writes=(Put("a", b"1"),)))
+        assert made(store, Change("p", (Absent("b"),), (), ("a",), self.ttl)).values == {"a": b"1"}
+        self.pass_time(store, self.ttl * 1.5)
+        assert store.get("p", "a") == {"a": b"1"}

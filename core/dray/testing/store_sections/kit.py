@@ -9,11 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from ...clock import SYSTEM_CLOCK, ManualClock
+from ...clock import SYSTEM_CLOCK, Clock, ManualClock
 from ...store import Change, Changed, Store
 
 #: A time to live that no test outlives (seconds).
 LONG = 300.0
+
+
+def needs(store: Store, capability: str, least: int = 1) -> None:
+    """Skip the running test unless `store` declares `capability`, or at least so much of it."""
+    if getattr(store.capabilities, capability) < least:
+        pytest.skip(f"needs capability: {capability}" + (f" >= {least}" if least > 1 else ""))
+
+
+class AheadClock:
+    """The clock of a host that is some seconds ahead of another's."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock, self._seconds = clock, seconds
+        self.monotonic, self.wait = clock.monotonic, clock.wait
+
+    def time(self) -> float:
+        return self._clock.time() + self._seconds
 
 
 class StoreKit:
@@ -36,7 +53,14 @@ class StoreKit:
         return other
 
     def cut(self, store: Store) -> None:
-        """Break the connection below the store, as a network would. By default nothing happens."""
+        """Break the connection below the store, as a network would. By default nothing happens.
+
+        It comes between calls, and from another thread in the middle of one.
+        """
+
+    def elsewhere(self, store: Store) -> tuple[str, str]:
+        """Return "module:Class" and the URL of which another process makes a store onto the same place."""
+        return f"{type(store).__module__}:{type(store).__qualname__}", store.url.reveal()
 
     def pass_time(self, store: Store, seconds: float) -> None:
         """Let `seconds` pass on the clock the store goes by."""
@@ -54,10 +78,13 @@ class StoreKit:
         store.close()
 
     @contextmanager
-    def another(self, store: Store) -> Iterator[Store]:
-        """Give a second connection, closed at the end."""
+    def another(self, store: Store, ahead: float = 0.0) -> Iterator[Store]:
+        """Give a second connection, closed at the end; from a host whose clock is so many seconds ahead."""
         other = self.second(store)
         try:
+            if ahead:
+                other.clock = AheadClock(store.clock, ahead)
+                other.open()
             yield other
         finally:
             if other is not store:

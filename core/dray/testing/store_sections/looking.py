@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from ...store import Change, Due, Index, Present, Put, Store, Unindex
+from ...store import Change, Delete, Due, Index, Present, Put, Store, Unindex
 from ..background import Background
 from .kit import StoreKit, made
 
@@ -34,6 +34,25 @@ class Scanning(StoreKit):
             assert len(page) <= 7
             found += [key for key, _ in page]
         assert found == keys
+
+    def test_a_scan_goes_on_after_a_key_that_is_gone_and_from_outside_of_the_prefix(self, store: Store) -> None:
+        made(store, Change("p", writes=tuple(Put(key, b"") for key in ("j", "k1", "k2", "k3", "l"))))
+        made(store, Change("p", writes=(Delete("k2"),)))
+        assert [key for key, _ in store.scan("p", "k", "k2")] == ["k3"]
+        assert [key for key, _ in store.scan("p", "k", "a")] == ["k1", "k3"]
+        assert store.scan("p", "k", "l") == []
+
+    def test_thousands_of_keys_come_in_pages_of_a_thousand(self, store: Store) -> None:
+        keys = [f"k{n:04}" for n in range(2500)]
+        pages = [keys[n : n + 50] for n in range(0, len(keys), 50)]
+        store.commit([Change("p", writes=tuple(Put(key, key.encode()) for key in page)) for page in pages])
+        found: list[tuple[str, bytes]] = []
+        sizes = []
+        while page := store.scan("p", "", found[-1][0] if found else ""):
+            sizes.append(len(page))
+            found += page
+        assert sizes == [1000, 1000, 500]
+        assert found == [(key, key.encode()) for key in keys]
 
     def test_a_scan_sees_no_half_of_a_change(self, store: Store) -> None:
         made(store, Change("p", writes=(Put("a", b"0"), Put("b", b"0"))))
@@ -95,3 +114,20 @@ class Indexes(StoreKit):
             assert len(page) <= 7
             found += page
         assert found == sorted(entries)
+
+    def test_entries_of_one_instant_come_in_the_order_of_their_names(self, store: Store) -> None:
+        parts = ("p", "P", "p ", "p!", "p/", "pp", "ü", "\U0001f40e", "\uffee")
+        entries = [Due(1.0, part, key) for part in parts for key in ("k", "K", "k/10", "k/2", "ü")]
+        store.commit([Change(e.part, writes=(Index("i", e.key, e.at),)) for e in reversed(entries)])
+        found: list[Due] = []
+        while page := store.due("i", 1.0, 4, found[-1] if found else None):
+            found += page
+        assert found == sorted(entries)
+
+    def test_a_page_goes_on_after_an_entry_that_was_taken_out_or_has_moved(self, store: Store) -> None:
+        made(store, Change("p", writes=tuple(Index("i", f"k{n}", float(n)) for n in range(6))))
+        assert store.due("i", inf, 2) == [Due(0.0, "p", "k0"), Due(1.0, "p", "k1")]
+        made(store, Change("p", writes=(Index("i", "k0", 9.0), Unindex("i", "k1"), Unindex("i", "k2"))))
+        assert store.due("i", inf, 3, Due(1.0, "p", "k1")) == [Due(float(n), "p", f"k{n}") for n in (3, 4, 5)]
+        assert store.due("i", inf, 3, Due(5.0, "p", "k5")) == [Due(9.0, "p", "k0")]
+        assert store.due("i", 8.0, 3, Due(5.0, "p", "k5")) == []
