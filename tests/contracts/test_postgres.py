@@ -81,5 +81,11 @@ class TestPostgresStore(StoreContract):
         yield store
         store.close()
 
+    def second(self, store: Store) -> Store:
+        # By another name, so that one of the two can be cut.
+        other = PostgresStore(Url.parse(store.url.reveal().replace("application_name=", "application_name=other_")))
+        other.open()
+        return other
+
     def cut(self, store: Store) -> None:
         end_connections(store.url)
