@@ -53,3 +53,4 @@ def register_stores(register: Callable[[str, Any], None]) -> None:
     register("memory", "dray_backends.memory_store:MemoryStore")
     register("postgres", "dray_backends.postgres_store:PostgresStore")
     register("postgresql", "dray_backends.postgres_store:PostgresStore")
+    register("sqlite", "dray_backends.sqlite_store:SqliteStore")
