@@ -31,7 +31,7 @@ from dray.cli import COMMANDS, cli
 from dray.cli.command import Helpful
 from dray.plugin_loading import KINDS
 from dray.settings import Row, describe
-from dray.testing import BrokerContract, ResultBackendContract, SerializerContract
+from dray.testing import BrokerContract, ResultBackendContract, SerializerContract, StoreContract
 
 HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -496,9 +496,9 @@ def capabilities() -> str:
 
 
 def kits() -> str:
-    """Return the sections of the three conformance kits, with how many tests each has."""
+    """Return the sections of the conformance kits, with how many tests each has."""
     rows = []
-    for kit in (BrokerContract, ResultBackendContract, SerializerContract):
+    for kit in (BrokerContract, ResultBackendContract, StoreContract, SerializerContract):
         for section in reversed(kit.__mro__):
             tests = [name for name in vars(section) if name.startswith("test_")]
             if tests:
