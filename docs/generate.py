@@ -326,6 +326,8 @@ CARDS = {
     "TestMongoBackend": "mongodb, on mongomock",
     "TestS3Backend": "s3, on moto",
     "TestFileBackend": "file",
+    "TestMemoryStore": "memory",
+    "TestSqliteStore": "sqlite",
     "TestJsonSerializer": "json",
     "TestMsgpackSerializer": "msgpack",
     "TestPickleSerializer": "pickle",
