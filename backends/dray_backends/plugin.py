@@ -17,6 +17,7 @@ REDIS = (
 extras = {
     "cache+memcached": "memcached",
     "db+": "sqlalchemy",
+    "dynamodb": "dynamodb",
     "mongodb": "mongodb",
     "mongodb+srv": "mongodb",
     "postgres": "postgres",
@@ -48,5 +49,8 @@ def register_backends(register: Callable[[str, Any], None]) -> None:
 
 @hookimpl
 def register_stores(register: Callable[[str, Any], None]) -> None:
+    register("dynamodb", "dray_backends.dynamodb_store:DynamoStore")
     register("memory", "dray_backends.memory_store:MemoryStore")
+    register("postgres", "dray_backends.postgres_store:PostgresStore")
+    register("postgresql", "dray_backends.postgres_store:PostgresStore")
     register("sqlite", "dray_backends.sqlite_store:SqliteStore")

@@ -31,6 +31,7 @@ from dray import (
 )
 
 from . import postgres_statements as sql
+from .postgres_advice import advice
 from .postgres_connection import PostgresServer, Rows
 
 #: Largest body. PostgreSQL's own limit is near 1 GB for a whole statement, which is too much for it to be friendly.
@@ -46,8 +47,6 @@ LISTENING_PAUSE = 1.0
 #: The same without notifications: the first after something came, how much longer each is than the one before, and the
 #: longest.
 FIRST_PAUSE, GROWTH, LONGEST_PAUSE = 0.002, 1.5, 0.1
-#: Seconds after which a transaction that is still open deserves a word.
-LONG_TRANSACTION = 600
 
 
 class PostgresBroker(Broker):
@@ -147,21 +146,7 @@ class PostgresBroker(Broker):
         return self._repeatedly(sql.DISCARD, _chosen(queue, ids))
 
     def advice(self, queues: Sequence[str]) -> Sequence[str]:
-        said = []
-        settings: dict[str, str] = dict(self._server.rows(sql.SETTINGS, {}))
-        if settings.get("fsync") == "off":
-            said.append("fsync is off: a crash of the host can destroy the whole database")
-        if settings.get("synchronous_commit") == "off":
-            said.append("synchronous_commit is off: a crash of the server can take back the last tasks it confirmed")
-        if settings.get("autovacuum") == "off":
-            said.append("autovacuum is off: fetching gets slower with every task that has run; turn it on")
-        ((oldest,),) = self._server.rows(sql.OLDEST_TRANSACTION, {})
-        if oldest > LONG_TRANSACTION:
-            said.append(
-                f"a transaction has been open for {oldest / 60:.0f} minutes: rows of tasks that have run cannot be "
-                "removed meanwhile, and fetching gets slower; see pg_stat_activity"
-            )
-        return said + self._advice_about_notifications()
+        return advice(self._server) + self._advice_about_notifications()
 
     def ring(self, queues: Iterable[str]) -> None:
         """Tell consumers everywhere that there may be something in `queues`."""

@@ -8,6 +8,9 @@ from psycopg import errors
 #: The server undid the statement to let another one through; the same statement again can succeed.
 ROLLED_BACK = (errors.SerializationFailure, errors.DeadlockDetected)
 
+#: How it says which character it is that no encoding has for it.
+NUL = ": 0x00"
+
 #: SQLSTATEs, or their first two characters, of what passes by itself, and what to tell people.
 PASSING = {
     "08": "has lost the connection",
@@ -65,6 +68,8 @@ def in_words(error: psycopg.Error) -> tuple[bool, str]:
 
 
 def _judge(error: psycopg.Error, said: str) -> tuple[bool, str]:
+    if isinstance(error, errors.CharacterNotInRepertoire) and NUL in said:
+        return False, "takes no text that contains a NUL character"
     if error.sqlstate:
         for table, passing in ((PASSING, True), (LASTING, False)):
             for code in (error.sqlstate, error.sqlstate[:2]):

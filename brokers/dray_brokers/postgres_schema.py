@@ -1,6 +1,6 @@
 """The PostgreSQL schema: which versions of dray's tables are there, and how to make or upgrade them.
 
-The broker and the result backend may share a schema; each has its own tables and its own version.
+The broker, the result backend and the store may share a schema; each has its own tables and its own version.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
 CREATE_VERSIONS = """
 CREATE TABLE {schema}.version (
-    part text PRIMARY KEY,                  -- 'schema', 'broker' or 'backend'
+    part text PRIMARY KEY,                  -- 'schema', 'broker', 'backend' or 'store'
     version integer NOT NULL,               -- of that part's tables
     place text NOT NULL DEFAULT ''          -- of 'schema': a name that no other schema anywhere has
 )"""

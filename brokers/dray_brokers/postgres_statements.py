@@ -255,11 +255,3 @@ DISCARD = f"""
     DELETE FROM {{schema}}.dead WHERE seq IN (
         SELECT seq FROM {{schema}}.dead WHERE {_CHOSEN} ORDER BY seq LIMIT {SLICE} FOR UPDATE)
     RETURNING 1"""
-
-# What `dray doctor` looks at: name and setting, and the oldest transaction that keeps dead rows from being vacuumed.
-SETTINGS = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'autovacuum')"
-OLDEST_TRANSACTION = """
-    SELECT coalesce(max(date_part('epoch', clock_timestamp() - xact_start)), 0)::float8 FROM pg_stat_activity
-    WHERE datname = current_database() AND backend_xmin IS NOT NULL"""
-DEAD_ROWS = """
-    SELECT n_live_tup, n_dead_tup FROM pg_stat_all_tables WHERE relid = to_regclass('{schema}.message')"""

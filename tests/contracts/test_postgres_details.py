@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +17,12 @@ from dray.testing.background import HANGS, Background
 from dray.testing.faults import wait_until
 from dray_backends import postgres as backend_module
 from dray_backends.postgres import PostgresBackend
-from dray_brokers import postgres, postgres_statements
+from dray_brokers import postgres, postgres_advice, postgres_statements
 from dray_brokers.postgres import PostgresBroker, PostgresConsumer
 from dray_brokers.postgres_connection import BY_INDEX
+from tests.contracts.postgres_places import PgBouncer, own_schema, url_of
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
-from tests.servers.process import Process, new_folder, remove_folder, replies
 
 MakeBroker = Callable[..., PostgresBroker]
 
@@ -32,10 +30,8 @@ MakeBroker = Callable[..., PostgresBroker]
 @pytest.fixture
 def schema(postgres_server: PostgresServer) -> Iterator[str]:
     """The name of a schema that nobody else uses, dropped afterwards."""
-    name = f"test_{secrets.token_hex(6)}"
-    yield name
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+    with own_schema(postgres_server) as name:
+        yield name
 
 
 @pytest.fixture
@@ -57,10 +53,6 @@ def make(postgres_server: PostgresServer, schema: str) -> Iterator[MakeBroker]:
             return broker
 
         yield make
-
-
-def url_of(server: str, schema: str, options: str = "") -> Url:
-    return Url.parse(f"{server}?schema={schema}&application_name={schema}{options}")
 
 
 def envelope(id: str, **fields: Any) -> Envelope:
@@ -617,7 +609,7 @@ def test_of_two_letters_of_one_name_one_goes_back(make: MakeBroker) -> None:
 
 
 def test_the_doctor_hears_of_settings_that_lose_messages(make: MakeBroker, sql: psycopg.Connection[Any]) -> None:
-    settings = dict(sql.execute(postgres_statements.SETTINGS).fetchall())
+    settings = dict(sql.execute(postgres_advice.SETTINGS).fetchall())
     said = " ".join(make().advice(["q"]))
     assert ("fsync is off" in said) == (settings["fsync"] == "off")
     assert ("synchronous_commit is off" in said) == (settings["synchronous_commit"] == "off")
@@ -634,36 +626,6 @@ def test_the_doctor_hears_of_notifications_that_do_not_arrive(
 
 
 # Poolers
-
-
-class PgBouncer:
-    """A pooler that gives each transaction another connection."""
-
-    def __init__(self, server: PostgresServer) -> None:
-        program = shutil.which("pgbouncer")
-        if program is None:
-            pytest.skip("no pgbouncer: apt-get install --no-install-recommends pgbouncer")
-        target = Url.parse(server.url)
-        self.port = free_port()
-        user = "postgres" if os.geteuid() == 0 else None
-        self.folder = new_folder("pgbouncer", user)
-        self.url = server.url.replace(f":{target.port}", f":{self.port}")
-        (self.folder / "users").write_text(f'"{target.username}" "{target.password}"\n')
-        (self.folder / "ini").write_text(
-            f"[databases]\n* = host={target.host} port={target.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = plain\nauth_file = {self.folder}/users\n"
-            "pool_mode = transaction\ndefault_pool_size = 3\n"
-        )
-        self._process = Process([program, f"{self.folder}/ini"], self.folder, self._answers, user=user)
-        self._process.start()
-
-    def close(self) -> None:
-        self._process.kill()
-        remove_folder(self.folder)
-
-    def _answers(self) -> bool:
-        # What PostgreSQL says to the question whether it speaks TLS.
-        return replies(self.port, b"\0\0\0\x08\x04\xd2\x16\x2f", b"N")
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ def test_the_adapters_use_public_names_only() -> None:
 #: (docs/decisions/0009-one-connection-file-per-server.md).
 SHARED = {
     ("backends", "dray_brokers.sqlite_file"),
+    ("backends", "dray_brokers.postgres_advice"),
     ("backends", "dray_brokers.postgres_connection"),
     ("backends", "dray_brokers.postgres_schema"),
     ("backends", "dray_brokers.redis_connection"),
