@@ -112,7 +112,10 @@ class Connections:
         url = Url.parse(text) if text else None
         if url is None or not self._plugins.knows("brokers", url.scheme) or url in urls:
             if url is not None and chosen and not self._plugins.knows("stores", url.scheme):
-                raise NotSupported(f"store_url {mask(chosen)}: no store is installed for {url.scheme}://")
+                raise NotSupported(
+                    f"store_url {mask(chosen)}: a store is another broker than the one it helps, or keeps records, "
+                    f"which {url.scheme}:// does not"
+                )
             return None  # it keeps records; what this broker lacks it does not keep
         store: Broker = self._plugins.find("brokers", url.scheme)(url)
         store.clock = self._clock
