@@ -207,7 +207,7 @@ def _options(params: Sequence[click.Option]) -> str:
 def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
-        "For everybody": "app shared task canvas result context arguments dead_letters",
+        "For everybody": "app shared task canvas result context arguments dead_letters limits locks grouping",
         "Running": "worker",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",

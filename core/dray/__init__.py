@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .compressor import Compressor as Compressor
     from .context import Context as Context
     from .dead_letters import DeadLetter as DeadLetter
+    from .errors import AlreadySent as AlreadySent
     from .errors import ArgumentsError as ArgumentsError
     from .errors import BackendError as BackendError
     from .errors import BackendUnavailable as BackendUnavailable
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from .errors import DecodeError as DecodeError
     from .errors import DrayError as DrayError
     from .errors import Ignore as Ignore
+    from .errors import LimitExceeded as LimitExceeded
+    from .errors import LockLost as LockLost
+    from .errors import LockTaken as LockTaken
     from .errors import MaxRetriesExceeded as MaxRetriesExceeded
     from .errors import NotSupported as NotSupported
     from .errors import PluginError as PluginError
@@ -74,8 +78,11 @@ if TYPE_CHECKING:
     from .errors import WorkerLost as WorkerLost
     from .executors import Executor as Executor
     from .executors import Host as Host
+    from .grouping import stable_id as stable_id
     from .hookspecs import Event as Event
     from .hookspecs import hookimpl as hookimpl
+    from .limits import Limit as Limit
+    from .locks import Lock as Lock
     from .message import Delivery as Delivery
     from .message import Envelope as Envelope
     from .message import Message as Message
@@ -125,14 +132,18 @@ _HOMES = {
     "context": "Context",
     "dead_letters": "DeadLetter",
     "errors": (
-        "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
-        "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore MaxRetriesExceeded "
+        "AlreadySent ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
+        "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore LimitExceeded LockLost LockTaken "
+        "MaxRetriesExceeded "
         "NotSupported PluginError PublishError Reject ResultError ResultTimeout Retry SerializationError "
         "SettingError SoftTimeLimitExceeded StoreError StoreUnavailable TaskExpired TaskFailed TaskOptionError "
         "TaskRejected TaskRevoked TimeLimitExceeded UnknownPlugin UnknownResult UnknownTask UrlError WorkerLost"
     ),
     "executors": "Executor Host",
+    "grouping": "stable_id",
     "hookspecs": "Event hookimpl",
+    "limits": "Limit",
+    "locks": "Lock",
     "message": "Delivery Envelope Message Queue Step Waiting",
     "middleware": "Middleware",
     "outcome": "Outcome",

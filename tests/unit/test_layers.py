@@ -16,11 +16,11 @@ FLOORS = {
     "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
-    "assisted_consumer failover transactions processors revocations",
+    "assisted_consumer failover transactions processors revocations rates grouping holds",
     "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections sender "
-    "followups job execution shared app",
+    "followups job execution shared app limits locks unique",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "settle leases worker",
+    "settle leases worker gate",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)
