@@ -137,13 +137,8 @@ def queue_limits(conf: Settings) -> dict[str, Limit]:
     said: dict[str, Any] = {}
     for table in tables:
         entries = table.items() if isinstance(table, Mapping) else table if isinstance(table, list) else ()
-        for name, route in entries:
+        for _, route in entries:
             if isinstance(route, Mapping) and "rate_limit" in route:
-                if "queue" not in route:
-                    raise TaskOptionError(
-                        f"task_routes: rate_limit in the route of {name!r} is that of its queue, and it names none; "
-                        "for a limit of the task say @app.task(rate_limit=...) or task_annotations"
-                    )
                 said[route["queue"]] = {"rate_limit": route["rate_limit"]}
     said.update(conf.task_queue_limits)
     return {queue: _queue_limit(queue, one) for queue, one in said.items()}

@@ -123,6 +123,11 @@ def read_answer(said: Any) -> Any:
                 raise ValueError(f"it has no {key!r}{nearest(str(key), _WORDS)}")
         if "rate_limit" in said:
             read_rate(said["rate_limit"])
+            if "queue" not in said:
+                raise ValueError(
+                    "a rate_limit in a route is that of its queue, and it names none; for a limit of the task say "
+                    "@app.task(rate_limit=...), or task_annotations"
+                )
         kind: Any = RouteOptions
     else:
         kind = QueueName

@@ -151,6 +151,7 @@ def test_annotations_lay_a_limit_over_a_task() -> None:
         {"task_queue_limits": {"api": {"max_concurrent": 0}}},
         {"task_queue_limits": {"api": {"rate": "10/s"}}},
         {"task_routes": {"api.*": {"queue": "api", "rate_limit": "10/x"}}},
+        {"task_routes": {"api.*": {"priority": 3, "rate_limit": "10/s"}}},
     ],
 )
 def test_a_setting_that_is_no_limit_is_refused(settings: dict[str, Any]) -> None:
@@ -163,12 +164,6 @@ def test_a_rate_in_a_route_is_that_of_its_queue() -> None:
     with memory_app(ManualClock(), task_routes=routes) as app:
         assert app.limits.get(queue="api_calls") == Limit(rate=Rate(10, 1))
         assert app.limits.get(queue="default") == Limit()
-
-
-def test_a_rate_in_a_route_without_a_queue_is_refused() -> None:
-    app = memory_app(ManualClock(), task_routes={"a.*": {"priority": 3, "rate_limit": "10/s"}})
-    with app, pytest.raises(TaskOptionError, match="is that of its queue, and it names none"):
-        app.worker().run_until_idle()
 
 
 def test_a_function_that_routes_cannot_say_a_rate() -> None:
