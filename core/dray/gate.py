@@ -44,6 +44,9 @@ AHEAD, FURTHEST = 30.0, 300.0
 NEAR, MOST_NEAR, EARLY = 0.5, 64, 0.25
 #: How late (seconds) a turn may be taken: later, those after it would come too close, and another one is asked for.
 LATE, LATEST = 0.1, 5.0
+#: By how much (seconds) the turns of one period are drawn apart: what begins some milliseconds late shall not come too
+#: close to what begins in time, and be one too many in a period.
+MARGIN = 0.02
 #: Seconds between two tries of one that finds no place: for each of those that wait as well, fewest, and most.
 EACH_WAITS, SHORTEST, LONGEST = 0.05, 0.1, 60.0
 #: How many of those that found no place are counted.
@@ -90,6 +93,7 @@ class Gate:
         #: A worker that ends when nothing is due waits for nothing that is not.
         self._near = 0.0 if burst else NEAR
         self._early = 0.0 if burst else EARLY
+        self._margin = 0.0 if burst else MARGIN
         self._burst = burst
         self._me = app.new_id()
         self._book = Book(app)
@@ -329,8 +333,9 @@ class Gate:
                 if now <= turn.at + late:
                     continue
             for part, rate in needs.rates:
-                ahead = max(AHEAD, rate.every) if needs.on_limit == "wait" else 0.0
-                asked.append((position, Take(part, rate.every, rate.burst, ahead=ahead)))
+                every = rate.every + self._margin / rate.number
+                ahead = max(AHEAD, every) if needs.on_limit == "wait" else 0.0
+                asked.append((position, Take(part, every, rate.burst, ahead=ahead)))
         if not asked:
             return
         waits: dict[int, tuple[float, bool]] = {}

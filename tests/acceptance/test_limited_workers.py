@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from dray import Dray
 from dray.testing.faults import wait_until
 
 from .conftest import EMPTY, Crew, WorkerProcess
+
+Report = Callable[..., None]
 
 
 class Event(NamedTuple):
@@ -64,22 +67,22 @@ def most_in(seconds: float, events: list[Event]) -> int:
     return max(sum(1 for event in events if start.at <= event.at < start.at + seconds) for start in events)
 
 
-def test_twenty_a_second_are_twenty_for_two_workers_together(limited: LimitedCrew) -> None:
+def test_twenty_a_second_are_twenty_for_two_workers_together(limited: LimitedCrew, report: Report) -> None:
     limited.send("limited", *range(100))
     limited.send("free", 1)
     limited.workers(2)
     limited.wait_until_done()
     began = limited.events("limited")
     assert sorted(event.n for event in began) == list(range(100))
-    assert {event.pid for event in began} >= {began[0].pid}
+    report(most_in_a_second=most_in(1, began), took=round(began[-1].at - began[0].at, 2))
     # A turn may be taken up to 0.1 s late, which is two turns.
     for seconds in (1, 2, 3):
-        assert most_in(seconds, began) <= 20 * seconds + 3
+        assert most_in(seconds, began) <= 20 * seconds + 2
     (free,) = limited.events("free")
     assert sum(1 for event in began if event.at < free.at) < 50
 
 
-def test_three_at_a_time_are_three_though_a_worker_is_killed(limited: LimitedCrew) -> None:
+def test_three_at_a_time_are_three_though_a_worker_is_killed(limited: LimitedCrew, report: Report) -> None:
     limited.send("placed", *range(40))
     first, _ = limited.workers(2)
     wait_until(lambda: len([event for event in limited.events("begin") if event.pid == first.pid]) >= 3, 30)
@@ -89,8 +92,11 @@ def test_three_at_a_time_are_three_though_a_worker_is_killed(limited: LimitedCre
     assert {event.n for event in events if event.what == "end"} == set(range(40))
     last_of_killed = max(event.at for event in events if event.pid == first.pid)
     running: set[tuple[int, int]] = set()
+    together: list[int] = []
     for event in events:
         if event.at > last_of_killed:
             running = {(n, pid) for n, pid in running if pid != first.pid}
         (running.add if event.what == "begin" else running.discard)((event.n, event.pid))
-        assert len(running) <= 3
+        together.append(len(running))
+    report(most_together=max(together), runs=sum(1 for event in events if event.what == "begin"))
+    assert max(together) == 3

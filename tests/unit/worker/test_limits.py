@@ -435,7 +435,7 @@ def test_a_turn_that_was_taken_although_the_answer_was_lost_costs_that_turn_and_
 
 
 def test_a_turn_that_is_near_is_waited_for_here_and_is_in_nobodys_way(app: Dray, clock: ManualClock) -> None:
-    task, began = counting(app, rate_limit="4/s")
+    task, began = counting(app, rate_limit="5/s")
     free, ran = counting(app, name="free")
     with app.worker() as worker:
         task.delay_many((n,) for n in range(3))
@@ -443,14 +443,14 @@ def test_a_turn_that_is_near_is_waited_for_here_and_is_in_nobodys_way(app: Dray,
         free.delay(1)
         wait_until(lambda: len(ran) == 1)
         assert len(began) == 1
-        clock.advance(0.25)
+        clock.advance(0.21)
         wait_until(lambda: len(began) == 2)
-        clock.advance(0.25)
+        clock.advance(0.21)
         wait_until(lambda: len(began) == 3)
 
 
 def test_a_worker_that_stops_sends_those_again_with_their_turns(app: Dray, clock: ManualClock) -> None:
-    task, began = counting(app, rate_limit="4/s")
+    task, began = counting(app, rate_limit="5/s")
     with app.worker() as worker:
         task.delay_many((n,) for n in range(3))
         wait_until(lambda: len(began) == 1 and len(worker.jobs()) == 2)
