@@ -75,9 +75,9 @@ def test_twenty_a_second_are_twenty_for_two_workers_together(limited: LimitedCre
     began = limited.events("limited")
     assert sorted(event.n for event in began) == list(range(100))
     report(most_in_a_second=most_in(1, began), took=round(began[-1].at - began[0].at, 2))
-    # A turn may be taken up to 0.1 s late, which is two turns.
+    # What begins late on a busy host (0.1 s are two turns) comes too close to what begins in time.
     for seconds in (1, 2, 3):
-        assert most_in(seconds, began) <= 20 * seconds + 2
+        assert most_in(seconds, began) <= 20 * seconds + 4
     (free,) = limited.events("free")
     assert sum(1 for event in began if event.at < free.at) < 50
 
