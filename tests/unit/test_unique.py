@@ -376,6 +376,21 @@ def test_a_task_that_runs_while_the_store_is_away_is_released_later(app: Dray, m
     assert not task.delay(1).existing
 
 
+def test_a_call_whose_claim_has_lapsed_claims_anew_when_it_begins(
+    app: Dray, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender was killed after the message was sent, and before the claim was confirmed."""
+    seen: list[bool] = []
+    probe = app.task(name="probe", unique=True)(lambda: seen.append(app.tasks["probe"].delay().existing))
+    with monkeypatch.context() as dying:
+        dying.setattr(app.claims, "confirm", lambda rule, messages: None)
+        probe.delay()
+    clock.advance(SENDING)
+    work(app)
+    assert seen == [True]
+    assert not probe.delay().existing
+
+
 def test_no_claim_lasts_for_ever(app: Dray, clock: ManualClock) -> None:
     """A zombie: the queue was purged, and nobody will ever release the call that waited there."""
     task, _ = task_on(app, unique=True)

@@ -449,6 +449,16 @@ def test_a_turn_that_is_near_is_waited_for_here_and_is_in_nobodys_way(app: Dray,
         wait_until(lambda: len(began) == 3)
 
 
+def test_many_that_are_waited_for_here_take_no_room(app: Dray) -> None:
+    task, began = counting(app, rate_limit="100/s")
+    free, ran = counting(app, name="free")
+    task.delay_many((n,) for n in range(40))
+    free.delay(1)
+    with app.worker() as worker:
+        wait_until(lambda: len(ran) == 1 and len(worker.jobs()) == 39)
+        assert len(began) == 1
+
+
 def test_a_worker_that_stops_sends_those_again_with_their_turns(app: Dray, clock: ManualClock) -> None:
     task, began = counting(app, rate_limit="5/s")
     with app.worker() as worker:
