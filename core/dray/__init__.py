@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .dead_letters import DeadLetter as DeadLetter
     from .endings import Ending as Ending
     from .endings import Results as Results
+    from .errors import AlreadySent as AlreadySent
     from .errors import ArgumentsError as ArgumentsError
     from .errors import BackendError as BackendError
     from .errors import BackendUnavailable as BackendUnavailable
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
     from .errors import DecodeError as DecodeError
     from .errors import DrayError as DrayError
     from .errors import Ignore as Ignore
+    from .errors import LimitExceeded as LimitExceeded
+    from .errors import LockLost as LockLost
+    from .errors import LockTaken as LockTaken
     from .errors import MaxRetriesExceeded as MaxRetriesExceeded
     from .errors import NotSupported as NotSupported
     from .errors import PluginError as PluginError
@@ -86,9 +90,12 @@ if TYPE_CHECKING:
     from .executors import Host as Host
     from .followups import FailedCall as FailedCall
     from .group_result import GroupResult as GroupResult
+    from .grouping import stable_id as stable_id
     from .hookspecs import Event as Event
     from .hookspecs import hookimpl as hookimpl
+    from .limits import Limit as Limit
     from .lineage import FlowProgress as FlowProgress
+    from .locks import Lock as Lock
     from .message import Delivery as Delivery
     from .message import Envelope as Envelope
     from .message import Message as Message
@@ -140,17 +147,21 @@ _HOMES = {
     "dead_letters": "DeadLetter",
     "endings": "Ending Results",
     "errors": (
-        "ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
-        "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore MaxRetriesExceeded "
-        "NotSupported PluginError PublishError Reject Replace ResultError ResultTimeout Retry SerializationError "
+        "AlreadySent ArgumentsError BackendError BackendUnavailable BlockingCallError BrokerError BrokerUnavailable "
+        "ConfigurationError ContentNotAccepted DecodeError DrayError Ignore LimitExceeded LockLost LockTaken "
+        "MaxRetriesExceeded NotSupported PluginError PublishError Reject Replace ResultError ResultTimeout Retry "
+        "SerializationError "
         "SettingError SoftTimeLimitExceeded StoreError StoreUnavailable TaskExpired TaskFailed TaskOptionError "
         "TaskRejected TaskRevoked TimeLimitExceeded UnknownPlugin UnknownResult UnknownTask UrlError WorkerLost"
     ),
     "executors": "Executor Host",
     "followups": "FailedCall",
     "group_result": "GroupResult",
+    "grouping": "stable_id",
     "hookspecs": "Event hookimpl",
+    "limits": "Limit",
     "lineage": "FlowProgress",
+    "locks": "Lock",
     "message": "Delivery Envelope Message Queue Step Waiting",
     "middleware": "Middleware",
     "outcome": "Outcome",

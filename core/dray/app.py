@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -35,6 +35,8 @@ from .group_result import GroupResult
 from .hookspecs import Event
 from .idempotency import check_one_queue, given_id
 from .ids import id_source
+from .limits import Limits
+from .locks import Lock
 from .message import Message
 from .middleware import Middleware
 from .options import by_name, check_send_options, positional
@@ -48,6 +50,7 @@ from .sender import Sender
 from .settings import Settings
 from .shared import BoundDecorator, Decorator, chosen_app, declared, set_default
 from .task import AsyncTask, Task, blank_message, task_name
+from .unique import Claims
 from .urls import nearest
 
 if TYPE_CHECKING:
@@ -211,13 +214,18 @@ class Dray:
 
     def store(self, feature: str) -> Store:
         """The store, open, or an error that says that `feature` needs one, and how to have one."""
+        self.require_store(feature)
         found = self.connections.records
-        if found is None:
+        assert found is not None
+        return found
+
+    def require_store(self, feature: str) -> None:
+        """Raise an error that says that `feature` needs a store, and how to have one, if there is none."""
+        if self.connections.store_url is None:
             raise NotSupported(
                 f"{feature} needs a store, and {self.name} has none: set store_url (DRAY_STORE_URL), e.g. "
                 "store_url='sqlite:///dray.db'"
             )
-        return found
 
     def backend_url_of(self, task: str) -> str:
         """The URL of a task's own result backend; "" when it uses the app's."""
@@ -390,6 +398,32 @@ class Dray:
     def signature(self, task: str, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Signature:
         """Return a call of the task with that name as a value, not sent."""
         return signature(task, args, kwargs, app=self, **options)
+
+    # One at a time
+
+    @cached_property
+    def limits(self) -> Limits:
+        """How often, and how many at a time, tasks and queues may run: changed here while workers run."""
+        return Limits(self)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Which calls of unique tasks are there."""
+        return Claims(self)
+
+    def lock(self, name: str, ttl: float | timedelta | str = 30.0, wait: float | timedelta | str | None = None) -> Lock:
+        """Return a lock that all processes share, to be held with `with` or `async with`; not held yet.
+
+        It is renewed while it is held, and free `ttl` seconds after its process has died. Waits for `wait` seconds
+        (None: as long as it takes) and then raises `LockTaken`.
+        """
+        return Lock(self, name, 1, ttl, wait)
+
+    def semaphore(
+        self, name: str, places: int, ttl: float | timedelta | str = 30.0, wait: float | timedelta | str | None = None
+    ) -> Lock:
+        """Return a lock that so many may hold at a time."""
+        return Lock(self, name, places, ttl, wait)
 
     # Looking back
 

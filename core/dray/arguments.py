@@ -188,6 +188,27 @@ class Parameters:
             names += [self._more] * len(more)
         return (names, {**found, **kwargs}) if kwargs.keys().isdisjoint(names) else None
 
+    def whole(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all arguments by name, those that were left out as well, so that equal calls are told as equal.
+
+        Raises `ArgumentsError` if they do not fit.
+        """
+        found = self.named(args, kwargs)
+        if found is None:
+            raise ArgumentsError(f"{self.text} {self._complaint(tuple(args), kwargs)}")
+        left_out = {p.name: p.default for p in self._signature.parameters.values() if p.default is not p.empty}
+        return {**left_out, **found[1]}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all parameters."""
+        return list(self._signature.parameters)
+
+    @property
+    def takes_any_name(self) -> bool:
+        """Whether there is a `**kwargs`."""
+        return self._takes_any_name
+
     def check_sensitive(self) -> None:
         """Raise `TaskOptionError` if a parameter was named as sensitive and there is none of that name."""
         for name in sorted(self._named_sensitive - self._signature.parameters.keys()):

@@ -16,6 +16,7 @@ from .capabilities import FOREVER, Capabilities, Support, lacks, resolve
 from .clock import Clock
 from .errors import BrokerUnavailable, NotSupported
 from .failover import Failover
+from .holds import Holds
 from .queues import check_declared, declared
 from .urls import Url, mask
 
@@ -163,6 +164,11 @@ class Connections:
                 return text
         return None
 
+    @cached_property
+    def holds(self) -> Holds:
+        """The places that this process has in the store: locks, and those of running tasks."""
+        return Holds(lambda: self.records, self._clock)
+
     def _open_records(self, text: str) -> Store:
         url = Url.parse(text)
         store: Store = self._plugins.find("stores", url.scheme)(url)
@@ -241,6 +247,8 @@ class Connections:
 
     def close(self) -> None:
         """Close what is open; it is opened again when it is next used."""
+        if (holds := self.__dict__.pop("holds", None)) is not None:
+            holds.stop()
         with self._lock:
             broker, self._broker = self._broker, None
             backends, self._backends = list(self._backends.values()), {}

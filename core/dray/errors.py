@@ -20,6 +20,10 @@ DrayError
  |   `- BackendUnavailable        the result backend cannot be reached now
  |- StoreError                    the store refused
  |   `- StoreUnavailable          the store cannot be reached now
+ |- LimitExceeded                 a task was not run, for it would have exceeded its limit
+ |- AlreadySent                   a call of a unique task is there already: `.id`
+ |- LockTaken                     a lock or semaphore was not to be had in time
+ |- LockLost                      a lock was held for longer than it could be renewed
  |- BlockingCallError (RuntimeError)   a blocking call where it would stop an event loop or a worker
  `- ResultError                   what asking for a result can end in
      |- ResultTimeout (TimeoutError)
@@ -130,6 +134,26 @@ class StoreError(DrayError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached now. Whether the last changes were made is not known."""
+
+
+class LimitExceeded(DrayError):
+    """A task was not run, for it would have exceeded its limit (`on_limit="error"`, or "reschedule" too often)."""
+
+
+class AlreadySent(DrayError):
+    """A call of a unique task is there already (`on_conflict="raise"`). `id` is its id."""
+
+    def __init__(self, task: str, id: str) -> None:
+        super().__init__(f"{task} is unique, and the call {id} is there already")
+        self.id = id
+
+
+class LockTaken(DrayError):
+    """A lock, or every place of a semaphore, was held by others for as long as one was willing to wait."""
+
+
+class LockLost(DrayError):
+    """A lock was not renewed in time (the store was away, or the process frozen): others may have it meanwhile."""
 
 
 class BlockingCallError(DrayError, RuntimeError):

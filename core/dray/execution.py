@@ -131,6 +131,13 @@ class Execution:
         context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
         return self._forgotten(self._end(job, context, outcome, began, self._heard))
 
+    def refused(self, job: Job, error: Exception, delay: float | None) -> Ended:
+        """Return what a job comes to that is not run: a retry after `delay`, while it has any left, or a failure."""
+        outcome: Outcome = Failed(error, job.task.resolved.dead_letter)
+        if delay is not None:
+            outcome = self._again(job, Retry(exc=error, countdown=delay))
+        return self.judged(job, outcome, self._time())
+
     def unrun(
         self, message: Message, outcome: Outcome, began: float | None = None, children: tuple[str, ...] = ()
     ) -> Ended:

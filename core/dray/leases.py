@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .broker import Consumer
 from .errors import BrokerUnavailable
+from .gate import Gate
 from .job import Job
 from .revocations import terminated
 from .trimming import Trimmer
@@ -44,6 +45,7 @@ class Keeper:
         crew: Crew,
         lease: float,
         trimmer: Trimmer,
+        gate: Gate,
     ) -> None:
         self._app = app
         self._jobs = jobs
@@ -51,6 +53,7 @@ class Keeper:
         self._consumer = consumer
         self._crew = crew
         self._trimmer = trimmer
+        self._gate = gate
         self._lease = lease
         #: Receipts held at the last look. What is held at two looks is worth asking about; most are gone by then.
         self._seen: set[Any] = set()
@@ -86,6 +89,7 @@ class Keeper:
                     renewed = now
                 self._look_for_revoked()
                 self._trimmer.tick()
+                self._gate.tick()
             except BrokerUnavailable:
                 # The source thread says so and reconnects; the next tick tries again, the leases have slack for that.
                 continue

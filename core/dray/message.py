@@ -67,6 +67,16 @@ class Step(Discreet, frozen=True, kw_only=True, omit_defaults=True):
 Line = tuple[Step, ...]
 
 
+class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a message that waits for a rate limit knows about that."""
+
+    #: How often it has been sent again because of limits.
+    waits: int = 0
+    #: The instant (the store's clock) at which its turn comes, and the limits at which that was reserved.
+    at: float = 0.0
+    of: tuple[str, ...] = ()
+
+
 class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One call of a task, as data: what tasks, middleware and callbacks see.
 
@@ -132,6 +142,11 @@ class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     index: int = msgspec.field(default=0, name="fi")
     #: The fan whose results (or, with a leading "=", whose input) are the first of its arguments.
     given: str = msgspec.field(default="", name="g")
+
+    #: Its place among those that wait for a rate limit, if it has waited.
+    turn: Turn | None = msgspec.field(default=None, name="tu")
+    #: The store's partition in which the call of a unique task is claimed; "" for none.
+    claim: str = msgspec.field(default="", name="cl")
 
     # Not metadata: these three are written as the payload and are always at their defaults in the metadata.
     args: tuple[Any, ...] = msgspec.field(default=(), name="-args")

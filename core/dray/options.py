@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from .errors import ArgumentsError, SettingError, TaskOptionError
 from .idempotency import check_idempotency_key
+from .limits import is_limit_key
 from .message import HIGHEST_PRIORITY
 from .queues import LONGEST_KEY
 from .retries import seconds
@@ -34,9 +35,34 @@ class TaskOptions(TypedDict, total=False):
     exchange: str | None
     routing_key: str | None
     #: Whom or what it is about, such as "customer-7": brokers that know keys let them take turns, or keep their order.
-    key: str | None
+    #: A function, or text with a parameter in it, is a `limit_key`.
+    key: str | Callable[..., Any] | None
     #: True: only a broker that runs the messages of one key one by one, in order, takes it.
     ordered: bool
+    #: How often it may begin, over all workers: "10/s", "10/m", "10/h", "10/d", or a number per second.
+    rate_limit: str | float | None
+    #: How many may begin at once after a rest, within its `rate_limit`.
+    burst: int | None
+    #: How many of it may run at a time, over all workers.
+    max_concurrent: int | None
+    #: What its calls are grouped by, each group having the limits to itself: "{user_id}", or a function of arguments.
+    limit_key: str | Callable[..., Any] | None
+    #: What becomes of a call that would exceed a limit: "wait" for its turn, "drop", "reschedule" (a retry), "error".
+    on_limit: Literal["wait", "drop", "reschedule", "error"]
+    #: By what one call keeps out another: True (all arguments), a list of parameters, or a function of the arguments.
+    unique: bool | Iterable[str] | Callable[..., Any] | None
+    #: When another call may be sent: at its "start", when it is "done", or after a time.
+    unique_until: Literal["start", "done"] | float | timedelta | str | None
+    #: Longest time for which it keeps out others, whatever becomes of it: a day if not said.
+    unique_for: float | timedelta | str | None
+    #: What becomes of a second call: the handle on the "existing" one, "skip", "replace" the one that waits, "raise".
+    on_conflict: Literal["existing", "skip", "replace", "raise"]
+    #: True: unique whatever its arguments: one call of it waits or runs at a time.
+    singleton: bool
+    #: Seconds it waits for a later call that takes its place; only the last one runs.
+    debounce: float | timedelta | str | None
+    #: Seconds after a call for which no other one is sent.
+    throttle: float | timedelta | str | None
     #: Seconds (or timedelta) after sending beyond which it is not started any more.
     expires: float | timedelta | None
     #: How its arguments are written and packed: "json", "msgpack" ...; "gzip", "zstd" or None.
@@ -97,6 +123,8 @@ class SendOptions(TypedDict, total=False):
     key: str | None
     #: True: only a broker that runs the messages of one key one by one, in order, takes it.
     ordered: bool | None
+    #: Whose work it is: tenants take turns in a queue. Only a broker whose keys take turns takes it.
+    tenant: str | None
     #: Your own id. While a task with this id waits or runs, sending it again changes nothing.
     task_id: str | None
     #: Whom or what it does its work for, such as "order-7": what has succeeded for a key does not run for it again.
@@ -133,6 +161,10 @@ _ELSEWHERE = {
     "delivery_mode": "every message is stored durably where the broker can",
     "acks_late": "say acks_late in the decorator, @app.task(acks_late=...)",
     "max_retries": "say max_retries in the decorator; retry= and retry_policy= are about sending",
+    **dict.fromkeys(
+        ("rate_limit", "max_concurrent", "unique"),
+        "it is the task's: say it in the decorator, so that all workers heed it",
+    ),
 }
 
 
@@ -141,7 +173,7 @@ def check_task_options(options: Mapping[str, Any], task: str) -> None:
     for word in options:
         if word not in TASK_WORDS:
             raise TaskOptionError(f"@app.task of {task} has no option {word!r}{nearest(word, TASK_WORDS)}")
-    _check_shared(options, task)
+    _check_shared({**options, "key": None} if is_limit_key(options.get("key")) else options, task)
     name = options.get("name", task)
     if not isinstance(name, str) or not 0 < len(name) <= 255:
         raise TaskOptionError(f"@app.task(name=...) is a text of 1 to 255 characters; got {name!r}")
@@ -169,6 +201,11 @@ def check_send_options(options: Mapping[str, Any], task: str) -> None:
     if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id) <= 128):
         raise TaskOptionError(f"sending {task}: task_id is a text of 1 to 128 characters; got {task_id!r}")
     check_idempotency_key(options, task)
+    tenant = options.get("tenant")
+    if tenant is not None and not (isinstance(tenant, str) and 0 < len(tenant) <= 128):
+        raise TaskOptionError(f"sending {task}: tenant is a text of 1 to 128 characters; got {tenant!r}")
+    if tenant is not None and options.get("key") is not None:
+        raise TaskOptionError(f"sending {task}: tenants take turns by their key; leave out key=")
     eta = options.get("eta")
     if eta is not None and not isinstance(eta, datetime):
         raise TaskOptionError(f"sending {task}: eta is a datetime; for seconds from now say countdown; got {eta!r}")

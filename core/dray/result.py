@@ -51,6 +51,10 @@ class AsyncResult(Lineage, Generic[T]):
         self.app = app
         #: True when it is known that nothing is stored: `get()` returns None at once.
         self.ignored = ignored
+        #: True: the task is unique, and this is the call that was there already; nothing was sent.
+        self.existing = False
+        #: True: the task is unique, a call was there already, and this one was not sent (`on_conflict="skip"`).
+        self.skipped = False
         self._returns = returns
         self._backend = backend
         self._final: Report | None = None

@@ -17,11 +17,13 @@ import msgspec
 from msgspec import Meta
 
 from .errors import SettingError
+from .rates import read_rate
 from .urls import nearest
 
 Priority = Annotated[int, Meta(ge=0, le=9)]
 QueueName = Annotated[str, Meta(pattern=r"\A\S{1,128}\Z", extra={"takes": "queue name without whitespace"})]
 ShortText = Annotated[str, Meta(max_length=255)]
+RateText = Annotated[str | float, Meta(extra={"form": "rate", "takes": "rate such as '10/s', '100/m', '5000/d'"})]
 
 #: "package.module:function" or "package.module.function".
 _PATH = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
@@ -34,6 +36,8 @@ class RouteOptions(TypedDict, total=False):
     priority: Priority
     exchange: ShortText
     routing_key: ShortText
+    #: That of the queue, over all workers; in tables only.
+    rate_limit: RateText
 
 
 #: What a function that routes is called with: the task's name, its arguments, the options of the call.
@@ -117,6 +121,13 @@ def read_answer(said: Any) -> Any:
         for key in said:
             if key not in _WORDS:
                 raise ValueError(f"it has no {key!r}{nearest(str(key), _WORDS)}")
+        if "rate_limit" in said:
+            read_rate(said["rate_limit"])
+            if "queue" not in said:
+                raise ValueError(
+                    "a rate_limit in a route is that of its queue, and it names none; for a limit of the task say "
+                    "@app.task(rate_limit=...), or task_annotations"
+                )
         kind: Any = RouteOptions
     else:
         kind = QueueName
@@ -125,7 +136,7 @@ def read_answer(said: Any) -> Any:
     except msgspec.ValidationError:
         raise ValueError(
             f"{said!r} is no route: that is a queue name without whitespace, or a table of queue, priority (0 to 9), "
-            "exchange and routing_key"
+            "exchange, routing_key and rate_limit"
         ) from None
 
 

@@ -132,6 +132,8 @@ class Routes:
             said = router(message.task, message.args, message.kwargs, options)
             if said is not None:
                 try:
+                    if isinstance(said, Mapping) and "rate_limit" in said:
+                        raise ValueError("rate_limit belongs in a table or in task_queue_limits; workers ask no router")
                     return self._read(said)
                 except ValueError as error:
                     raise TaskOptionError(f"sending {message.task}: {router_name(router)} says: {error}") from None

@@ -20,6 +20,7 @@ from msgspec import inspect
 
 from .errors import UrlError
 from .queues import read_queue
+from .rates import read_rate
 from .routers import read_routes
 from .urls import Url, mask, nearest
 
@@ -111,6 +112,8 @@ def read_value(setting: Setting, value: Any) -> Any:
         value = _url(value, setting)
     elif setting.form == "queues":
         value = _queues(_list(value))
+    elif setting.form == "rate":
+        read_rate(value)
     elif setting.form == "routes":
         value = read_routes(_routes(value))
     elif setting.form == "urls":
@@ -220,6 +223,7 @@ def _table(value: Any, setting: Setting) -> Any:
     for entry in value.values():
         if isinstance(entry, Mapping) and (kind := _typed_dict(setting.shape)) is not None:
             _check_keys(entry, kind)
+            read_rate(entry.get("rate_limit"))
     return dict(value)
 
 

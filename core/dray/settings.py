@@ -17,7 +17,7 @@ from msgspec import Meta
 from .celery_settings import instead
 from .errors import SettingError
 from .message import Queue
-from .routers import Priority, QueueName, RouteOptions, ShortText
+from .routers import Priority, QueueName, RateText, RouteOptions, ShortText
 from .setting_values import Setting, describe_setting, read_value
 from .urls import mask, nearest
 
@@ -57,7 +57,8 @@ Routers = Annotated[
     Meta(
         extra={
             "form": "routes",
-            "takes": "table of task name or pattern -> queue name or table of queue, priority, exchange, routing_key; "
+            "takes": "table of task name or pattern -> queue name or table of queue, priority, exchange, routing_key, "
+            "rate_limit; "
             "or function or its path; or list of all these",
         }
     ),
@@ -73,6 +74,14 @@ class PublishRetryPolicy(TypedDict, total=False):
     interval_start: Seconds
     interval_step: Seconds
     interval_max: Seconds
+
+
+class QueueLimits(TypedDict, total=False):
+    """How often tasks of a queue may begin, and how many may run at a time, over all workers."""
+
+    rate_limit: RateText
+    burst: Count
+    max_concurrent: Count
 
 
 def _of(group: str, help: str, celery: bool | str = True) -> Meta:
@@ -260,6 +269,15 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         bool, _of("Routing", "False: sending to a queue that `task_queues` does not name is an error.")
     ] = True
     task_routes: Annotated[Routers, _of("Routing", "Where tasks go, by name or pattern, or as functions say.")] = {}
+
+    task_default_rate_limit: Annotated[
+        RateText | None,
+        _of("Limits", "How often a task that does not say may begin, over all workers, such as '100/m'; None: always."),
+    ] = None
+    task_queue_limits: Annotated[
+        dict[QueueName, QueueLimits],
+        _own("Limits", "How often tasks of a queue may begin, and how many may run at a time, over all workers."),
+    ] = {}
 
     task_default_max_retries: Annotated[
         CountOrZero | None, _own("Retries", "Most retries of a task that does not say; None: no limit.")

@@ -36,7 +36,7 @@ from .errors import (
 from .holding import Holding
 from .job import Ended, Job
 from .message import Delivery, Envelope
-from .outcome import Done, Failed, Rejected, Released, Requeued
+from .outcome import Again, Done, Failed, HandedBack, Rejected, Released, Requeued
 from .report import Failure, Kept, Report, rank, record
 from .urls import mask
 
@@ -51,6 +51,8 @@ BATCH, GATHER = 512, 0.001
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 #: Most outcomes that wait for the backend without taking the place of other work.
 MOST_WAITING = 10_000
+#: Outcomes after which the call is still there.
+_GOES_ON = (Again, HandedBack, Released, Requeued)
 
 
 class _Entry(msgspec.Struct, eq=False, gc=False):
@@ -226,6 +228,8 @@ class Settler:
         at_once = alone or self._closing.is_set() or self._broker.away
         batch = 1 if at_once else self._app.broker.capabilities.request_batch
         ready = self._holding.ready(len(written), batch)
+        if claimed := [entry for entry in written[:ready] if entry.job.message.claim]:
+            self._release(claimed)
         self._finish(written[:ready])
         self._holding.round_ended(ready, len(written) - ready)
         self._park(written[ready:])
@@ -449,6 +453,15 @@ class Settler:
                 return self._wait(entries[position:], notes)
             entry.stored = True
         return []
+
+    def _release(self, entries: Sequence[_Entry]) -> None:
+        """Let other calls of unique tasks be sent, those whose call has ended for good.
+
+        Before the ack: after it a crash would leave a claim that nobody releases.
+        """
+        ended = [entry for entry in entries if not isinstance(entry.ended.outcome, _GOES_ON)]
+        rules = [(entry.job.message, entry.job.task.resolved.unique) for entry in ended]
+        self._app.claims.release(message for message, rule in rules if rule is None or rule.until != "time")
 
     def _finish(self, entries: Sequence[_Entry]) -> None:
         """Settle the deliveries: the one place where an outcome becomes a verb of the broker."""

@@ -18,6 +18,7 @@ from .broker import Consumer
 from .credit import MOST, Credit
 from .crew import Crew, released
 from .errors import BackendError, BrokerError, BrokerUnavailable
+from .gate import Gate
 from .job import Ended, Job
 from .message import Delivery, Message
 from .outcome import Done, Outcome
@@ -62,6 +63,8 @@ class Source:
         self._credit = credit
         self._crew = crew
         self._recognition = Recognition(app, name)
+        #: Keeps tasks within their limits.
+        self.gate = Gate(app, lease, crew.execution, crew.triage, burst)
         self._jobs = jobs
         self._settle = settle
         self._lease = lease
@@ -93,6 +96,7 @@ class Source:
 
     def start(self) -> None:
         """Open the consumer, which raises what is wrong with it, and begin to take in."""
+        self.gate.start()
         self.consumer: Consumer = self._app.broker.consumer(self._queues, self._lease)
         self._thread.start()
 
@@ -129,6 +133,7 @@ class Source:
             self._thread.join(WAIT)
         while self._suspects:
             self._give_back([self._suspects.popleft()])
+        self._send_again(self.gate.drain())
 
     def settled(self, jobs: Sequence[Job]) -> None:
         """Strike jobs off the table. Called by the settler."""
@@ -143,6 +148,8 @@ class Source:
             else:
                 ended.append(job)
         self._credit.ended(ended)
+        if self.gate.holds_any:
+            self.gate.ended(jobs)
         self._room.set()
         if not self._jobs:
             self.idle.set()
@@ -164,6 +171,8 @@ class Source:
                     self._run_alone()
                     continue
                 self._share()
+                if due := self.gate.due():
+                    self._begin(due, True)
                 self._room.clear()
                 queues, limit = self._credit.allow()
                 if self._most_waiting < MOST and (limit := min(limit, self._room_now())) < 1:
@@ -171,9 +180,10 @@ class Source:
                 if self.paused.is_set():
                     if self._may_give_back():
                         self._give_back(self._crew.drain())
+                    self._send_again(self.gate.drain())
                     self._room.wait(WAIT)
                 elif not queues:
-                    self._room.wait(WAIT)
+                    self._room.wait(min(WAIT, self.gate.soon))
                 elif not self._receive(queues, limit) and self._burst and not self._jobs:
                     # Looked after the last job was settled, so whatever that sent is there already.
                     break
@@ -187,7 +197,7 @@ class Source:
         """Borrow a batch and hand it on; return whether anything came. Survives any outage of the broker."""
         quiet = not self._jobs
         # Short beside the lease, because the loans are taken to have begun when we asked.
-        wait = 0.0 if self._burst else min(WAIT, self._lease / 8)
+        wait = 0.0 if self._burst else min(WAIT, self._lease / 8, self.gate.soon)
         try:
             if self.away_since is not None:
                 self._app.broker.open()
@@ -253,11 +263,14 @@ class Source:
         for job in jobs:
             self._settle(job, released(job))
 
+    def _send_again(self, jobs: Sequence[tuple[Job, Ended]]) -> None:
+        for job, ended in jobs:
+            self._settle(job, ended)
+
     def _hand_on(self, deliveries: Sequence[Delivery], lease_until: float) -> None:
         # What has just come does not wait behind anything yet, however long nothing has ended.
         self._last_end = self._app.clock.monotonic()
-        ready: dict[str, list[Job]] = {}
-        early: list[Job] = []
+        runnable: list[Job] = []
         triage, lane = self._crew.triage, {kind: self._crew.lane(kind) for kind in ("def", "async")}
         again, fresh = self._apart(deliveries)
         # Those first: what this worker does not keep of them it gives back while it still knows nothing of the others.
@@ -278,17 +291,37 @@ class Source:
                 self._settle(job, triage.unrun(job, outcome))
             elif job.delivery.receipt in done_before:
                 self._settle(job, Ended(Done(None)))
-            elif again and self._is_suspect(job):
+            else:
+                runnable.append(job)
+        self._begin(runnable, bool(again))
+        self._most_waiting = self._may_wait(bool(again))
+
+    def _begin(self, jobs: Sequence[Job], lent_before: bool) -> None:
+        """Have those run that may begin now; suspects by and by, and what has a limit when its turn comes."""
+        held = self.gate.look(jobs) if self.gate.active else {}
+        ready: dict[str, list[Job]] = {}
+        early: list[Job] = []
+        for job in jobs:
+            if held and job.delivery.receipt in held:
+                self._hold_back(job, held[job.delivery.receipt])
+            elif lent_before and self._is_suspect(job):
                 self._suspects.append(job)
             elif not job.task.resolved.acks_late:
                 early.append(job)
             else:
                 ready.setdefault(job.kind, []).append(job)
-        self._most_waiting = self._may_wait(bool(again))
         for job in self._acked(early):
             ready.setdefault(job.kind, []).append(job)
-        for kind, jobs in ready.items():
-            self._crew.submit(kind, jobs)
+        for kind, some in ready.items():
+            self._crew.submit(kind, some)
+
+    def _hold_back(self, job: Job, ended: Ended | None) -> None:
+        """Settle a job that must not begin, or make room for others while it waits here for its turn."""
+        if ended is not None:
+            self._settle(job, ended)
+        elif job.delivery.receipt not in self._making_room:
+            self._making_room.add(job.delivery.receipt)
+            self._credit.ended([job])
 
     # Messages that may be what kills workers
 
@@ -344,7 +377,7 @@ class Source:
 
     def _room_now(self) -> int:
         """Return how many messages can begin at once, and may wait."""
-        held = self._open()
+        held = [job for job in self._open() if job.delivery.receipt not in self._making_room]
         waiting = sum(1 for job in held if not job.began)
         # One waits if need be: it may be for the other lane, and that one free.
         return self._most_waiting - waiting if self._most_waiting else max(self._crew.slots - len(held), 1 - waiting)
@@ -357,6 +390,7 @@ class Source:
         what has run for so long beside them is none that kills at once. The same once it runs itself.
         """
         job = self._suspects.popleft()
+        self._send_again(self.gate.drain())
         if self._may_give_back():
             self._give_back([*self._crew.drain(), *self._suspects])
             self._suspects.clear()

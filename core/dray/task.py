@@ -24,6 +24,8 @@ from .codec import Writer
 from .context import DIRECTLY, TRACE_HEADERS, Context, current
 from .errors import MaxRetriesExceeded, Replace, Retry, TaskOptionError
 from .idempotency import check_one_queue, given_id
+from .limits import WORDS as LIMIT_WORDS
+from .limits import TaskLimits, check_limits, fair_key, is_limit_key, task_limits
 from .message import Message
 from .options import (
     TASK_WORDS,
@@ -41,6 +43,8 @@ from .report import progress
 from .result import AsyncResult
 from .retries import RetryPolicy, read_policy, seconds
 from .routes import NOWHERE
+from .unique import WORDS as UNIQUE_WORDS
+from .unique import Unique, read_unique, send_unique
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -80,6 +84,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     #: Which arguments are not to be shown (`Parameters.marks`).
     sensitive: tuple[int | str, ...]
     policy: RetryPolicy
+    limits: TaskLimits
+    unique: Unique | None
 
 
 class Task(Generic[P, R]):
@@ -108,10 +114,16 @@ class Task(Generic[P, R]):
         read_policy(self.options, default_max=3, default_delay=0, task=self.name)
         if "sensitive" in given:
             Parameters.of(function, bound=bind, name=self.name, sensitive=given["sensitive"]).check_sensitive()
+        if not self.options.keys().isdisjoint((*LIMIT_WORDS, *UNIQUE_WORDS)) or callable(self.options.get("key")):
+            signature = Parameters.of(function, bound=bind, name=self.name)
+            task_limits(self.options, signature, self.name)
+            read_unique(self.options, signature, self.name)
         self.is_async = iscoroutinefunction(function)
         self._checked = bool(self.options.get("typing", True))
         #: What `delay` starts from: a blank message made without options, outside any task. Kept, so made long ago.
         self._plain: Message | None = None
+        #: True once it is known that what it says about limits can be kept here.
+        self._can_be_kept = False
         if function is not type(self).run:
             update_wrapper(self, function)
 
@@ -153,7 +165,12 @@ class Task(Generic[P, R]):
         messages = list(self._messages([call], self._blank(options), options))
         if self.app.conf.task_always_eager:
             return self.app.run_eagerly(self, messages[0])
-        (handle,) = self._handles(self.app.sender.publish(messages, self._writer(options), options))
+        if not self._can_be_kept:
+            self._can_be_kept = check_limits(self)
+        if self.resolved.unique is not None:
+            (handle,) = send_unique(self, messages, options)
+        else:
+            (handle,) = self._handles(self.app.sender.publish(messages, self._writer(options), options))
         return handle
 
     def delay_many(
@@ -172,6 +189,10 @@ class Task(Generic[P, R]):
         messages = self._messages(map(one_of_many, calls, repeat(self.name)), self._blank(options), options)
         if self.app.conf.task_always_eager:
             return [self.app.run_eagerly(self, message) for message in messages]
+        if not self._can_be_kept:
+            self._can_be_kept = check_limits(self)
+        if self.resolved.unique is not None:
+            return send_unique(self, messages, options)
         return self._handles(self.app.sender.publish(messages, self._writer(options), options))
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
@@ -408,12 +429,13 @@ class Task(Generic[P, R]):
         check_task_options(said, self.name)
         hard, soft = time_limits(said, self.name, conf.task_time_limit, conf.task_soft_time_limit)
         expires = said.get("expires")
+        limits = task_limits(said, self.parameters, self.name, conf.task_default_rate_limit)
         return Resolved(
             queue=said.get("queue"),
             exchange=said.get("exchange"),
             routing_key=said.get("routing_key"),
             priority=said.get("priority"),
-            key=said.get("key"),
+            key=None if limits.key is not None and is_limit_key(said.get("key")) else said.get("key"),
             ordered=bool(said.get("ordered")),
             expires=None if expires is None else seconds(expires, "expires", self.name),
             serializer=said.get("serializer") or conf.task_serializer,
@@ -436,6 +458,8 @@ class Task(Generic[P, R]):
                 default_delay=conf.task_default_retry_delay,
                 task=self.name,
             ),
+            limits=limits,
+            unique=read_unique(said, self.parameters, self.name),
         )
 
     def _kept_after_failure(self) -> bool:
@@ -477,6 +501,8 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
     key, ordered = options.get("key"), options.get("ordered")
     if own is not None:
         key, ordered = own.key if key is None else key, own.ordered if ordered is None else ordered
+    if (tenant := options.get("tenant")) is not None:
+        key = fair_key(app, name, tenant)
     if ordered and key is None:
         raise TaskOptionError(f"sending {name}: ordered=True keeps the order of a key; say which, key=...")
     eta, expires, ignore = options.get("eta"), options.get("expires"), options.get("ignore_result")

@@ -117,7 +117,8 @@ class Triage:
         pause = min(UNKNOWN_PAUSE, grace, self.app.broker.capabilities.max_delay)
         # Counted by the times it was handed back, and not from when it was sent: that may be long ago, and by the clock
         # of another host. Without a pause it is never handed back, or it would circle.
-        if pause and message.handed_back * pause < grace:
+        waits = 0 if message.turn is None else message.turn.waits
+        if pause and (message.handed_back - waits) * pause < grace:
             return HandedBack(pause)
         hint = nearest(message.task, self.app.tasks)
         return Rejected(f"unknown task {message.task!r}: this worker has no task of that name{hint}")

@@ -210,7 +210,14 @@ class Worker:
         self._credit = credit
         self._trimmer = Trimmer(self.app, queues)
         self._keeper = Keeper(
-            self.app, jobs, self._settler.settling, lambda: source.consumer, crew, self.lease, self._trimmer
+            self.app,
+            jobs,
+            self._settler.settling,
+            lambda: source.consumer,
+            crew,
+            self.lease,
+            self._trimmer,
+            source.gate,
         )
         self._autoscaler = Autoscaler(self, conf.worker_autoscale) if conf.worker_autoscale else None
         try:
@@ -285,6 +292,7 @@ class Worker:
             logger.warning("stopped without settling %d message(s); they will be delivered again", len(self._jobs))
         self._keeper.stop()
         self._sweeper.stop()
+        source.gate.close()
         self._trimmer.stop()
         self._crew.stop()
         try:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dray import ContentNotAccepted, DecodeError, Dray, Envelope, Message, SerializationError, Step
 from dray.codec import MAGIC, MAX_METADATA, pack, unpack
+from dray.message import Turn
 from dray.testing import Driver, memory_app
 from dray.testing.held_clock import HeldClock
 
@@ -79,7 +80,8 @@ def test_every_field_has_its_short_name() -> None:
         root_id="r", parent_id="p", content_type="application/x-msgpack", content_encoding="zstd", ignore_result=True,
         link=(step,), link_error=(Step(task="e", payload=b"", link=(step,)),), headers={"h": [1, None]}, origin="1@h",
         key="c-7", ordered=True, exchange="e", routing_key="a.b", reply_to="r", sensitive=(1, "pin"),
-        idempotent=True, time_limit=6.0, soft_time_limit=7.0, payload=b"\x00\xff",
+        idempotent=True, time_limit=6.0, soft_time_limit=7.0, turn=Turn(3, 8.0, ("rate",)), claim="unique",
+        payload=b"\x00\xff",
     )  # fmt: skip
     written = {"t": "s", "b": b"x", "ct": "a/b", "ce": "gzip", "im": True, "o": {"queue": "z"}, "se": ["pin"]}
     assert parts(pack(full))[2] == {
@@ -87,7 +89,7 @@ def test_every_field_has_its_short_name() -> None:
         "ct": "application/x-msgpack", "ce": "zstd", "ir": True, "l": [written],
         "le": [{"t": "e", "b": b"", "l": [written]}], "h": {"h": [1, None]}, "og": "1@h",
         "k": "c-7", "ko": True, "ex": "e", "rk": "a.b", "rt": "r", "se": [1, "pin"],
-        "ik": True, "tl": 6.0, "sl": 7.0,
+        "ik": True, "tl": 6.0, "sl": 7.0, "tu": [3, 8.0, ["rate"]], "cl": "unique",
     }  # fmt: skip
     assert unpack(pack(full)) == full
     travelling = {field.encode_name for field in msgspec.structs.fields(Message)} - {"-args", "-kwargs", "-payload"}

@@ -16,11 +16,12 @@ FLOORS = {
     "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
-    "assisted_consumer failover transactions processors revocations",
+    "assisted_consumer failover transactions processors revocations rates grouping holds",
     "sending": "options routes context redaction canvas report epitaphs lineage result dead_letters task connections "
-    "sender followups endings fan_results fans flows group_result builtin_tasks job execution shared app",
+    "sender followups endings fan_results fans flows group_result builtin_tasks job execution shared app limits locks "
+    "unique",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "settle leases sweeper worker",
+    "settle leases sweeper gate worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)
