@@ -14,14 +14,14 @@ import logging
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import states
+from . import signalling, signals, states
 from .codec import Packed
 from .context import Context, current
 from .errors import (
@@ -66,23 +66,37 @@ class Execution:
         self._time = app.clock.time
         #: Whether anybody wants to know of tasks that simply succeed (`attend`).
         self._heard = False
+        #: Whether anybody is connected to the signals of runs (`attend`).
+        self._signals = False
         #: Queues of which every worker has a copy: a retry would go to all, and to all again for each that fails.
         self._broadcast = {queue.name for queue in app.conf.task_queues or () if queue.broadcast}
 
     def attend(self) -> None:
         """Look whether anybody listens. Called before every batch, and not for every task of it."""
         self._heard = logger.isEnabledFor(logging.INFO) or self.app.listening
+        self._signals = any(signal.receivers for signal in signals.OF_RUNS)
+
+    def received(self, jobs: Sequence[Job]) -> None:
+        """Say that a worker has messages in hand, and that they may run. Costs nothing when nobody wants to know."""
+        listening, signalled = self.app.listening, signals.task_received.receivers
+        for job in jobs if listening or signalled else ():
+            self.app.notify("task-received", job.message, self.hostname)
+            if signalled:
+                request = Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
+                signalling.received(self.hostname, request)
 
     def run(self, job: Job) -> Ended:
         """Run a `def` task and return what it came to. Never raises, whatever the task does."""
         context, began, told = self._begin(job)
         token = current.set(context)
         try:
-            outcome = self._decode(job, context) or self._attempt(job, context)
-            ended = self._end(job, context, outcome, began, told)
+            refused = self._decode(job, context)
+            ended = self._end(job, context, refused or self._attempt(job, context), began, told)
             if job.task.hooks:
                 for hook, arguments in self._hooks_after(job, ended):
                     self._hook(context, hook, *arguments)
+            if self._signals:
+                self._signal_end(job, context, ended.outcome, refused is not None)
             return ended if type(ended.outcome) is Done else self._forgotten(ended)
         finally:
             current.reset(token)
@@ -92,11 +106,13 @@ class Execution:
         context, began, told = self._begin(job)
         token = current.set(context)
         try:
-            outcome = self._decode(job, context) or await self._aattempt(job, context)
-            ended = self._end(job, context, outcome, began, told)
+            refused = self._decode(job, context)
+            ended = self._end(job, context, refused or await self._aattempt(job, context), began, told)
             if job.task.hooks:
                 for hook, arguments in self._hooks_after(job, ended):
                     await self._ahook(context, hook, *arguments)
+            if self._signals:
+                self._signal_end(job, context, ended.outcome, refused is not None)
             return ended if type(ended.outcome) is Done else self._forgotten(ended)
         finally:
             current.reset(token)
@@ -121,7 +137,10 @@ class Execution:
     def judged(self, job: Job, outcome: Outcome, began: float) -> Ended:
         """Return what a job comes to that was ended from outside, or died, as if its own run had come to `outcome`."""
         context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
-        return self._forgotten(self._end(job, context, outcome, began, self._heard))
+        ended = self._end(job, context, outcome, began, self._heard)
+        if self._signals:
+            signalling.came_to(self.app, context, ended.outcome, trace)
+        return self._forgotten(ended)
 
     def unrun(
         self, message: Message, outcome: Outcome, began: float | None = None, children: tuple[str, ...] = ()
@@ -165,7 +184,15 @@ class Execution:
             context.args, context.kwargs = job.task.parameters.bind(args, kwargs, serializer)
         except (DecodeError, ArgumentsError) as error:
             return Rejected(f"its arguments cannot be used: {error}")
+        if self._signals:
+            signalling.began(context)
         return None
+
+    def _signal_end(self, job: Job, context: Context, outcome: Outcome, refused: bool) -> None:
+        if refused:
+            signalling.not_run(context, outcome, known=True)
+        else:
+            signalling.ended(self.app, context, outcome, trace, heard=not job.closed)
 
     def _attempt(self, job: Job, context: Context) -> Outcome:
         """Run the user's code, and say what it came to. Only meanwhile can something be thrown into this thread."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import signalling, signals
 from .context import TRACE_HEADERS, Context
 from .idempotency import given_id
 from .message import Message, Step
+from .signalling import Encode
 from .task import blank_message
 
 if TYPE_CHECKING:
@@ -76,4 +78,6 @@ def _callback(app: Dray, parent: Message, step: Step, id: str, value: Any) -> Me
         args, kwargs, serializer = app.payloads.arguments(message)
         message = message.but(args=(value, *args), kwargs=kwargs)
         message = app.payloads.encode(message, serializer.name, step.content_encoding or None)
-    return app.sender.prepare(message, lambda prepared: prepared)
+    unchanged: Encode = lambda prepared: prepared  # noqa: E731
+    announced = signals.before_task_publish.receivers
+    return app.sender.prepare(message, signalling.announced(app, unchanged) if announced else unchanged)

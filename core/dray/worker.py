@@ -20,6 +20,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import signals
 from .autoscale import Autoscaler, read_autoscale
 from .credit import Credit
 from .crew import Crew, lanes, released
@@ -123,6 +124,10 @@ class Worker:
         """How many `async def` tasks run at a time."""
         return self._lanes.get("async", self._lanes["def"]).slots
 
+    @property
+    def _runs_tasks_here(self) -> bool:
+        return not all(lane.kind.elsewhere for lane in self._lanes.values())
+
     # What it is doing. Any thread
 
     @property
@@ -169,6 +174,9 @@ class Worker:
                 f"the pool {self.pool!r} runs tasks in the thread that calls `run()`: use that, or pool='threads'"
             )
         self.app.load_tasks()
+        signals.worker_init.send(sender=self)
+        if self._runs_tasks_here:
+            signals.worker_process_init.send(sender=self.name)
         conf, queues = self.app.conf, self.queues
         for event in (self._stopping, self._hurry):
             event.clear()
@@ -222,6 +230,7 @@ class Worker:
         if self._autoscaler is not None:
             self._autoscaler.start()
         self.app.notify("worker-online", worker=self.name, queues=queues)
+        signals.worker_ready.send(sender=self)
         return self
 
     def request_stop(self) -> None:
@@ -270,6 +279,9 @@ class Worker:
     def _end(self, source: Source, grace: float) -> None:
         source.request_stop()
         self.app.notify("worker-stopping", worker=self.name)
+        signals.worker_shutting_down.send(
+            sender=self.name, sig=None, how="Cold" if self._hurry.is_set() else "Warm", exitcode=0
+        )
         if self._autoscaler is not None:
             self._autoscaler.stop()
         source.join()
@@ -288,6 +300,9 @@ class Worker:
             logger.warning("closing the consumer: %s", error)
         self._received, self._source = self._received + source.received, None
         self.app.notify("worker-offline", worker=self.name)
+        if self._runs_tasks_here:
+            signals.worker_process_shutdown.send(sender=self.name, pid=os.getpid(), exitcode=0)
+        signals.worker_shutdown.send(sender=self)
 
     def run(self) -> None:
         """Start, work until `request_stop` is called or (burst) nothing that is due is left, and stop.

@@ -13,12 +13,12 @@ CORE = ROOT / "core" / "dray"
 
 FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
-    "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors",
+    "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors signals",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
     "assisted_consumer failover transactions processors revocations",
-    "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections sender "
-    "followups job execution shared app",
+    "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections "
+    "signalling sender followups job execution shared app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
     "settle leases worker",
     "doors": "cli testing __main__",
