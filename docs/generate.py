@@ -109,14 +109,21 @@ WORDS = {
     "soft_time_limit": "How long a run may take before `SoftTimeLimitExceeded` is raised in it.",
     "link": "Signatures of tasks to send when it has succeeded; they get its result.",
     "link_error": "Signatures of tasks to send when it has failed for good; they get its id.",
+    "before_start": "A function, also an `async def` one, called before each run: [hooks.md](hooks.md).",
+    "on_success": "The same, called when it has returned.",
+    "on_retry": "The same, called when it will be run again.",
+    "on_failure": "The same, called when it has failed for good.",
+    "after_return": "The same, called after each run, whatever it came to.",
     "root_id": "Id of the head of the tree of calls; set by itself inside tasks.",
     "parent_id": "Id of the task that sends this one; set by itself inside tasks.",
 }
 
 #: What to say of public names that are neither classes nor functions.
 CONSTANTS = {
+    "Check": "What a change of the store asks for before it is made: the union of `Absent`, `Present` and `Equals`.",
     "FOREVER": "Longer than any delay a broker with unlimited delays is asked for, in seconds.",
     "Outcome": "What became of one execution, as data: the union of `Done`, `Again`, `Failed`, `Rejected` ...",
+    "Write": "What a change of the store does: the union of `Put`, `Add`, `Delete`, `Index` and `Unindex`.",
     "__version__": "The version of dray, as text.",
     "hookimpl": "Marks a function of a plugin as the implementation of the hook of that name.",
 }
@@ -207,12 +214,12 @@ def _options(params: Sequence[click.Option]) -> str:
 def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
-        "For everybody": "app shared task canvas result context arguments dead_letters",
+        "For everybody": "app shared task canvas result context arguments dead_letters events alerts",
         "Running": "worker",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",
         "For plugins: hooks": "hookspecs middleware",
-        "For plugins: the ports": "broker backend serializer compressor seal executors capabilities clock",
+        "For plugins: the ports": "broker backend store serializer compressor seal executors capabilities clock",
         "What travels": "message outcome",
     }
     homes = {home: heading for heading, modules in headings.items() for home in modules.split()}

@@ -273,7 +273,7 @@ class Crew:
         self._note(state)
 
     def happened(self, event: Event) -> None:
-        self.app.plugins.observe("event", event=event)
+        self.app.tell(event)
 
     def failed(self, error: BaseException) -> None:
         self._fail(error)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import signalling, signals, states
+from . import signalling, signals, states, webhooks
 from .codec import Packed
 from .context import Context, current
 from .errors import (
@@ -323,11 +323,17 @@ class Execution:
     def _end(self, job: Job, context: Context, outcome: Outcome, began: float, told: bool) -> Ended:
         """Turn an outcome into what has to be written for it. A result that cannot be serialised is a failure."""
         message = job.message
-        if type(outcome) is Done and not told and message.ignore_result and not message.link:
+        if (
+            type(outcome) is Done
+            and not told
+            and message.ignore_result
+            and not message.link
+            and not job.task.resolved.webhooks
+        ):
             return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         try:
             if type(outcome) is Done:
-                ended = self._succeeded(context, outcome, began)
+                ended = self._succeeded(job, context, outcome, began)
             else:
                 ended = self._unsuccessful(job, context, outcome, began)
         except Exception as error:
@@ -336,12 +342,13 @@ class Execution:
             self.tell(message, ended.outcome, self._time() - began, job.task.options.get("throws", ()))
         return ended
 
-    def _succeeded(self, context: Context, outcome: Done, began: float) -> Ended:
+    def _succeeded(self, job: Job, context: Context, outcome: Done, began: float) -> Ended:
         message, app, ended = context.message, self.app, Ended(outcome)
         if not message.ignore_result:
             packed = app.payloads.dump(outcome.value, app.conf.result_serializer, app.conf.result_compression)
             ended.report = self._report(context, began, states.SUCCESS, packed)
-        return self._followed(ended, on_success, message, outcome.value) if message.link else ended
+        sequel = message.link or job.task.resolved.webhooks
+        return self._followed(ended, on_success, message, outcome.value) if sequel else ended
 
     def _unsuccessful(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
         message, report = job.message, None
@@ -398,7 +405,7 @@ class Execution:
         kept in the dead letters rather than its sequel lost; the task's own result stands.
         """
         try:
-            ended.followups = callbacks(self.app, *told)
+            ended.followups = (*callbacks(self.app, *told), *webhooks.calls(self.app, told[0], ended.outcome))
         except Exception as error:
             reason = f"its callbacks cannot be sent: {_line(error)}"
             ended.outcome = Rejected(reason)
@@ -437,7 +444,7 @@ class Execution:
         if self.app.listening:
             self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
 
-    # The hooks of a task's own class
+    # The hooks of a task's own class, or its options
 
     def _hooks_after(self, job: Job, ended: Ended) -> list[tuple[str, tuple[Any, ...]]]:
         overridden = job.task.hooks

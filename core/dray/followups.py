@@ -47,10 +47,11 @@ def on_failure(app: Dray, message: Message) -> tuple[Message, ...]:
 
 
 def _callbacks(app: Dray, parent: Message, steps: tuple[Step, ...], mark: str, value: Any) -> tuple[Message, ...]:
-    return tuple(_callback(app, parent, step, f"{parent.id}-{mark}{n}", value) for n, step in enumerate(steps))
+    return tuple(callback(app, parent, step, f"{parent.id}-{mark}{n}", value) for n, step in enumerate(steps))
 
 
-def _callback(app: Dray, parent: Message, step: Step, id: str, value: Any) -> Message:
+def callback(app: Dray, parent: Message, step: Step, id: str, value: Any = None) -> Message:
+    """Return the message of one call that follows a run; `value` stands in front of its arguments if it takes that."""
     traced = {name: parent.headers[name] for name in TRACE_HEADERS if name in parent.headers}
     options = {
         **step.options,

@@ -41,6 +41,8 @@ class Sender:
         self.app = app
         self._routes = routes
         self._sealing = app.sealing
+        if app.conf.task_send_sent_event:
+            app.events.record(sent=True)
 
     def publish(self, messages: Iterable[Message], writer: Writer, options: Mapping[str, Any]) -> list[Message]:
         """Send messages in as few round trips as the broker allows; return them as they travelled.

@@ -25,11 +25,13 @@ from .autoscale import Autoscaler, read_autoscale
 from .credit import Credit
 from .crew import Crew, lanes, released
 from .errors import BrokerError, ConfigurationError
+from .heart import Heart
 from .job import Job
 from .leases import Keeper
 from .settle import Settler
 from .source import Source
 from .trimming import Trimmer
+from .webhook_options import secrets
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -145,6 +147,18 @@ class Worker:
         # Other threads change the table meanwhile; copying a dict is one step that no other thread can enter.
         return list(dict(self._jobs).values()) if self._source is not None else []
 
+    def _counts(self) -> dict[str, Any]:
+        """Return what a heartbeat tells."""
+        held, running = self.jobs(), self.running
+        return {
+            "pid": os.getpid(),
+            "queues": list(self.queues),
+            "slots": self.concurrency,
+            "running": running,
+            "waiting": len([job for job in held if not job.began]),
+            "received": self.received,
+        }
+
     def running_jobs(self) -> list[Job]:
         """Return what is running at this moment."""
         return [job for job in self.jobs() if job.began and job.ran is None]
@@ -174,10 +188,13 @@ class Worker:
                 f"the pool {self.pool!r} runs tasks in the thread that calls `run()`: use that, or pool='threads'"
             )
         self.app.load_tasks()
+        secrets(self.app.conf)  # a missing one is an error now, and not with each webhook
         signals.worker_init.send(sender=self)
         if self._runs_tasks_here:
             signals.worker_process_init.send(sender=self.name)
         conf, queues = self.app.conf, self.queues
+        if conf.worker_send_task_events:
+            self.app.events.record(work=True)
         for event in (self._stopping, self._hurry):
             event.clear()
         if conf.worker_autoscale:
@@ -218,6 +235,7 @@ class Worker:
             self.app, jobs, self._settler.settling, lambda: source.consumer, crew, self.lease, self._trimmer
         )
         self._autoscaler = Autoscaler(self, conf.worker_autoscale) if conf.worker_autoscale else None
+        self._heart = Heart(self.app, self.name, self._counts)
         try:
             crew.start()
             source.start()
@@ -231,6 +249,7 @@ class Worker:
             self._autoscaler.start()
         self.app.notify("worker-online", worker=self.name, queues=queues)
         signals.worker_ready.send(sender=self)
+        self._heart.start()
         return self
 
     def request_stop(self) -> None:
@@ -284,6 +303,7 @@ class Worker:
         )
         if self._autoscaler is not None:
             self._autoscaler.stop()
+        self._heart.stop()
         source.join()
         self._give_back(self._crew.drain())
         self._wait_for_running(source, grace)
@@ -303,6 +323,7 @@ class Worker:
         if self._runs_tasks_here:
             signals.worker_process_shutdown.send(sender=self.name, pid=os.getpid(), exitcode=0)
         signals.worker_shutdown.send(sender=self)
+        self.app.events.recorder.stop()
 
     def run(self) -> None:
         """Start, work until `request_stop` is called or (burst) nothing that is due is left, and stop.

@@ -16,11 +16,12 @@ FLOORS = {
     "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors signals",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
-    "assisted_consumer failover transactions processors revocations",
+    "assisted_consumer failover transactions processors revocations webhook_signatures webhook_options webhook_post "
+    "task_hooks",
     "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections "
-    "signalling sender followups job execution shared app",
+    "signalling event_ring recorder events presence sender followups webhooks alerts job execution shared app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "settle leases worker",
+    "heart settle leases worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)
