@@ -462,3 +462,18 @@ def test_nothing_is_gathered_when_nobody_is_connected(dray_app: Dray, monkeypatc
     result = dray_app.task(name="quiet")(lambda: 1).delay()
     Driver(dray_app).run_until_idle()
     assert result.get() == 1
+
+
+# Logging
+
+
+def test_whoever_is_connected_to_setup_logging_does_that_instead_of_the_command_line(heard: Heard) -> None:
+    from dray.cli.logs import as_log
+
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    with as_log("warning", as_json=False, file="w.log") as ours:
+        assert not ours
+        assert (root.handlers, root.level) == before
+    (told,) = heard.of("setup_logging")
+    assert (told["loglevel"], told["logfile"]) == (logging.WARNING, "w.log")

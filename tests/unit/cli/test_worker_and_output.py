@@ -275,3 +275,8 @@ def test_what_is_printed_comes_behind_what_was_logged(tmp_path: Path) -> None:
             logging.getLogger("shop").info("line %d", number)
         logs.written_so_far()
         assert len((tmp_path / "w.log").read_text().splitlines()) == 3
+
+
+def test_a_worker_can_be_asked_to_keep_its_events(run: CommandLine) -> None:
+    for option in ("-E", "--events", "--task-events"):
+        assert run("-A", "shop", "worker", "--check", option).output().startswith("ok: app 'shop'")
