@@ -109,6 +109,11 @@ WORDS = {
     "soft_time_limit": "How long a run may take before `SoftTimeLimitExceeded` is raised in it.",
     "link": "Signatures of tasks to send when it has succeeded; they get its result.",
     "link_error": "Signatures of tasks to send when it has failed for good; they get its id.",
+    "before_start": "A function, also an `async def` one, called before each run: [hooks.md](hooks.md).",
+    "on_success": "The same, called when it has returned.",
+    "on_retry": "The same, called when it will be run again.",
+    "on_failure": "The same, called when it has failed for good.",
+    "after_return": "The same, called after each run, whatever it came to.",
     "root_id": "Id of the head of the tree of calls; set by itself inside tasks.",
     "parent_id": "Id of the task that sends this one; set by itself inside tasks.",
 }
@@ -210,7 +215,7 @@ def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
         "For everybody": "app shared task canvas result group_result lineage endings followups context arguments "
-        "dead_letters limits locks grouping",
+        "dead_letters limits locks grouping events alerts",
         "Running": "worker",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .alerts import Alert as Alert
     from .app import Dray as Dray
     from .arguments import Sensitive as Sensitive
     from .backend import Record as Record
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from .errors import UnknownTask as UnknownTask
     from .errors import UrlError as UrlError
     from .errors import WorkerLost as WorkerLost
+    from .events import KeptEvent as KeptEvent
     from .executors import Executor as Executor
     from .executors import Host as Host
     from .followups import FailedCall as FailedCall
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
 
 #: Which module each public name lives in.
 _HOMES = {
+    "alerts": "Alert",
     "app": "Dray",
     "arguments": "Sensitive",
     "backend": "Record ResultBackend",
@@ -154,6 +157,7 @@ _HOMES = {
         "SettingError SoftTimeLimitExceeded StoreError StoreUnavailable TaskExpired TaskFailed TaskOptionError "
         "TaskRejected TaskRevoked TimeLimitExceeded UnknownPlugin UnknownResult UnknownTask UrlError WorkerLost"
     ),
+    "events": "KeptEvent",
     "executors": "Executor Host",
     "followups": "FailedCall",
     "group_result": "GroupResult",

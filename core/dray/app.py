@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from zoneinfo import ZoneInfo
 
-from . import revocations, states
+from . import revocations, states, webhooks
+from .alerts import Alert, Alerts, read_rule
 from .backend import ResultBackend
 from .broker import Broker
 from .builtin_tasks import install
@@ -28,6 +29,7 @@ from .codec import Payloads, Writer
 from .connections import Connections
 from .dead_letters import DeadLetters
 from .errors import ConfigurationError, NotSupported, TaskOptionError, UnknownTask
+from .events import Events
 from .execution import Execution
 from .fans import Fans
 from .flows import send_after
@@ -107,6 +109,8 @@ class Dray:
         self._middleware: list[Middleware] = []
         self._connections: Connections | None = None
         self._listeners: dict[str, list[Callable[[Event], object]]] = {}
+        #: What hears of every event in this process, and in the children of its workers, besides the plugins.
+        self.hearers: list[Callable[[Event], None]] = []
         #: In a process that runs tasks for a worker: what takes to that worker what its plugins are to hear.
         self.teller: Callable[[Event], None] | None = None
         self._lock = threading.RLock()
@@ -244,6 +248,8 @@ class Dray:
 
     def close(self) -> None:
         """Close the connections. The app can be used again; it then opens new ones."""
+        if "events" in self.__dict__:
+            self.events.recorder.stop()
         if self._connections is not None and self._connections.pid == os.getpid():
             self._connections.close()
         self._connections = None
@@ -322,6 +328,8 @@ class Dray:
             if module.startswith("?") and not _findable(name):
                 continue
             import_module(name)
+        if webhooks.wanted(self) or self._alerts.call_urls:
+            webhooks.register(self)
 
     def route(self, task: str) -> Route:
         """Return the queue and priority of a task that says nothing about them."""
@@ -496,10 +504,20 @@ class Dray:
         """Return the functions that are called with events of a type."""
         return self._listeners.get(type, ())
 
+    def hear(self, hearer: Callable[[Event], None]) -> None:
+        """Have a part of the engine hear of every event. It returns at once, and never raises."""
+        if hearer not in self.hearers:
+            self.hearers.append(hearer)
+
     @property
     def listening(self) -> bool:
         """Whether anybody is told of events. Cheap."""
-        return bool(self._listeners) or self.teller is not None or self.plugins.has("event")
+        return bool(self._listeners) or self.teller is not None or self.hearing
+
+    @property
+    def hearing(self) -> bool:
+        """Whether anybody in this process is told of what happens in the children of its workers, too."""
+        return bool(self.hearers) or self.plugins.has("event")
 
     def notify(self, type: str, message: Message | None = None, worker: str = "", **details: Any) -> None:
         """Tell plugins and functions that listen what happened. Costs nothing when nobody listens."""
@@ -512,10 +530,49 @@ class Dray:
                 function(happened)
             except Exception:
                 logger.exception("%s raised, called for %s", function, type)
-        if self.teller is not None:
-            self.teller(happened)
-        else:
-            self.plugins.observe("event", event=happened)
+        (self.teller or self.tell)(happened)
+
+    def tell(self, event: Event) -> None:
+        """Tell the plugins, and what else hears, of an event that happened here or in a child of a worker."""
+        for hear in self.hearers:
+            hear(event)
+        self.plugins.observe("event", event=event)
+
+    @cached_property
+    def events(self) -> Events:
+        """What happened, as it is kept for monitors: to read and to follow."""
+        return Events(self)
+
+    @property
+    def wants_presence(self) -> bool:
+        """Whether workers of this app are to be missed when they are gone without a word."""
+        return self.conf.worker_send_task_events or any("worker-lost" in rule.when for rule in self._alerts.rules)
+
+    def alert(
+        self,
+        tell: Callable[[Alert], Any] | str | None = None,
+        *,
+        when: str | Iterable[str],
+        more_than: int = 0,
+        within: float = 60.0,
+        pattern: str = "*",
+        quiet: float | None = None,
+    ) -> Any:
+        """Have a function, or the URL of a webhook, called when events of a type come `more_than` times `within` s.
+
+        Counted are those of tasks (or workers) whose name fits the pattern: with a store in all processes together.
+        Then it is quiet for `quiet` s, or as long again. Without a function it is a decorator.
+        """
+        if tell is None:
+            return lambda function: self.alert(
+                function, when=when, more_than=more_than, within=within, pattern=pattern, quiet=quiet
+            )
+        self._alerts.add(read_rule(tell, when, more_than, within, pattern, quiet))
+        return tell
+
+    @cached_property
+    def _alerts(self) -> Alerts:
+        return Alerts(self)
 
     # Running
 

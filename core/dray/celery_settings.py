@@ -10,7 +10,7 @@ _RESULTS = "results are kept in `result_backend`, and pass no exchange of yours;
 _CHILDREN = "a process of the pool that dies or does not start is noticed at once, and replaced; leave it out"
 _SCHEDULER = "there is no scheduler of periodic tasks yet"
 _NO_CANVAS = "there are no chords yet"
-_EVENTS = "events are not sent over the broker: plugins hear all of them through the hook `event`"
+_EVENTS = "events do not pass through the broker: with `worker_send_task_events` they are kept in the store"
 _LOGGING = "logging is left as you set it up with Python's `logging`"
 _CONTROL = "there is no remote control of workers yet"
 _NAMED_QUEUES = (
@@ -27,8 +27,6 @@ _INSTEAD = {
     "result_ttl": "that is `result_expires`",
     "task_retry_on_worker_lost": "that is `task_reject_on_worker_lost`, with `task_max_deliveries` as the limit",
     "worker_disable_rate_limits": "`app.limits.set(task, rate=None)` lifts a limit for all workers",
-    "task_send_sent_event": _EVENTS,
-    "worker_send_task_events": _EVENTS,
     "event_*": _EVENTS,
     "task_remote_tracebacks": "the traceback is stored as text, and `AsyncResult.traceback` has it; leave it out",
     "task_inherit_parent_priority": "every task has its own priority: see `task_default_priority` and `task_routes`",

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from signal import Signals
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import signalling, signals
 from .deadlines import Deadlines, over_limit
 from .errors import ConfigurationError, SoftTimeLimitExceeded, WorkerLost
-from .execution import Execution
+from .execution import Execution, trace
 from .executors import Executor
 from .hookspecs import Event
 from .interrupts import Interrupted
@@ -153,6 +154,7 @@ class Crew:
     def submit(self, kind: str, jobs: Sequence[Job]) -> None:
         """Have jobs of one lane run."""
         self.execution.attend()
+        self.execution.received(jobs)
         self._deadlines.expect(jobs)
         self._executor(kind).submit(jobs)
 
@@ -271,7 +273,7 @@ class Crew:
         self._note(state)
 
     def happened(self, event: Event) -> None:
-        self.app.plugins.observe("event", event=event)
+        self.app.tell(event)
 
     def failed(self, error: BaseException) -> None:
         self._fail(error)
@@ -289,7 +291,7 @@ class Crew:
             if not told_already:
                 executor.cancel(job)
         elif job.verdict is None:
-            job.verdict = Revoked(f"terminated while it ran ({_signal_name(signal)})")
+            job.verdict = Revoked(f"terminated while it ran ({_signal_name(signal)})", signal)
             self._force(job, signal)
 
     def interrupt(self, job: Job) -> None:
@@ -367,6 +369,8 @@ class Crew:
         if isinstance(error, asyncio.CancelledError) and job.cancelled:
             return self.triage.unrun(job, Revoked("revoked while it ran"))
         logger.error("%s[%s]: what it came to is lost", job.message.task, job.message.id, exc_info=error)
+        if signals.task_internal_error.receivers and job.context is not None:
+            signalling.went_wrong(job.context, error, trace)
         return self.triage.unrun(job, Rejected(f"it ran, and what it came to cannot be told: {told(error)}"))
 
 

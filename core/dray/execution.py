@@ -14,14 +14,14 @@ import logging
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import states
+from . import signalling, signals, states, webhooks
 from .codec import Packed
 from .context import Context, current
 from .endings import gone_on, stopped
@@ -74,23 +74,37 @@ class Execution:
         self._time = app.clock.time
         #: Whether anybody wants to know of tasks that simply succeed (`attend`).
         self._heard = False
+        #: Whether anybody is connected to the signals of runs (`attend`).
+        self._signals = False
         #: Queues of which every worker has a copy: a retry would go to all, and to all again for each that fails.
         self._broadcast = {queue.name for queue in app.conf.task_queues or () if queue.broadcast}
 
     def attend(self) -> None:
         """Look whether anybody listens. Called before every batch, and not for every task of it."""
         self._heard = logger.isEnabledFor(logging.INFO) or self.app.listening
+        self._signals = any(signal.receivers for signal in signals.OF_RUNS)
+
+    def received(self, jobs: Sequence[Job]) -> None:
+        """Say that a worker has messages in hand, and that they may run. Costs nothing when nobody wants to know."""
+        listening, signalled = self.app.listening, signals.task_received.receivers
+        for job in jobs if listening or signalled else ():
+            self.app.notify("task-received", job.message, self.hostname)
+            if signalled:
+                request = Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
+                signalling.received(self.hostname, request)
 
     def run(self, job: Job) -> Ended:
         """Run a `def` task and return what it came to. Never raises, whatever the task does."""
         context, began, told = self._begin(job)
         token = current.set(context)
         try:
-            outcome = self._decode(job, context) or self._attempt(job, context)
-            ended = self._end(job, context, outcome, began, told)
+            refused = self._decode(job, context)
+            ended = self._end(job, context, refused or self._attempt(job, context), began, told)
             if job.task.hooks:
                 for hook, arguments in self._hooks_after(job, ended):
                     self._hook(context, hook, *arguments)
+            if self._signals:
+                self._signal_end(job, context, ended.outcome, refused is not None)
             return ended if type(ended.outcome) is Done else self._forgotten(ended)
         finally:
             current.reset(token)
@@ -100,11 +114,13 @@ class Execution:
         context, began, told = self._begin(job)
         token = current.set(context)
         try:
-            outcome = await self._adecode(job, context) or await self._aattempt(job, context)
-            ended = self._end(job, context, outcome, began, told)
+            refused = await self._adecode(job, context)
+            ended = self._end(job, context, refused or await self._aattempt(job, context), began, told)
             if job.task.hooks:
                 for hook, arguments in self._hooks_after(job, ended):
                     await self._ahook(context, hook, *arguments)
+            if self._signals:
+                self._signal_end(job, context, ended.outcome, refused is not None)
             return ended if type(ended.outcome) is Done else self._forgotten(ended)
         finally:
             current.reset(token)
@@ -129,7 +145,10 @@ class Execution:
     def judged(self, job: Job, outcome: Outcome, began: float) -> Ended:
         """Return what a job comes to that was ended from outside, or died, as if its own run had come to `outcome`."""
         context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
-        return self._forgotten(self._end(job, context, outcome, began, self._heard))
+        ended = self._end(job, context, outcome, began, self._heard)
+        if self._signals:
+            signalling.came_to(self.app, context, ended.outcome, trace)
+        return self._forgotten(ended)
 
     def refused(self, job: Job, error: Exception, delay: float | None) -> Ended:
         """Return what a job comes to that is not run: a retry after `delay`, while it has any left, or a failure."""
@@ -189,12 +208,20 @@ class Execution:
         except StoreError as error:
             logger.warning("%s[%s] has to wait for its arguments: %s", job.message.task, job.message.id, error)
             return HandedBack(STORE_PAUSE)
+        if self._signals:
+            signalling.began(context)
         return None
 
     async def _adecode(self, job: Job, context: Context) -> Outcome | None:
         if not job.message.given:
             return self._decode(job, context)
         return await asyncio.to_thread(self._decode, job, context)
+
+    def _signal_end(self, job: Job, context: Context, outcome: Outcome, refused: bool) -> None:
+        if refused:
+            signalling.not_run(context, outcome, known=True)
+        else:
+            signalling.ended(self.app, context, outcome, trace, heard=not job.closed)
 
     def _attempt(self, job: Job, context: Context) -> Outcome:
         """Run the user's code, and say what it came to. Only meanwhile can something be thrown into this thread."""
@@ -327,12 +354,12 @@ class Execution:
     def _end(self, job: Job, context: Context, outcome: Outcome, began: float, told: bool) -> Ended:
         """Turn an outcome into what has to be written for it. A result that cannot be serialised is a failure."""
         message = job.message
-        leads_on = message.link or message.chain or message.fan
+        leads_on = message.link or message.chain or message.fan or job.task.resolved.webhooks
         if type(outcome) is Done and not told and message.ignore_result and not leads_on:
             return Ended(outcome)  # nothing to write: by far the most frequent end of tasks that are in a hurry
         try:
             if type(outcome) is Done:
-                ended = self._succeeded(context, outcome, began)
+                ended = self._succeeded(job, context, outcome, began)
             else:
                 ended = self._unsuccessful(job, context, outcome, began)
         except Exception as error:
@@ -341,7 +368,7 @@ class Execution:
             self.tell(message, ended.outcome, self._time() - began, job.task.options.get("throws", ()))
         return ended
 
-    def _succeeded(self, context: Context, outcome: Done, began: float) -> Ended:
+    def _succeeded(self, job: Job, context: Context, outcome: Done, began: float) -> Ended:
         message, app, ended, packed = context.message, self.app, Ended(outcome), _NOTHING
         if not message.ignore_result or message.chain or message.fan:
             packed = app.payloads.dump(outcome.value, app.conf.result_serializer, app.conf.result_compression)
@@ -349,7 +376,8 @@ class Execution:
             ended.report = self._report(context, began, states.SUCCESS, packed)
         if message.chain or message.fan:
             ended.onward = gone_on(message, packed)
-        return self._followed(ended, on_success, message, outcome.value) if message.link or message.chain else ended
+        sequel = message.link or message.chain or job.task.resolved.webhooks
+        return self._followed(ended, on_success, message, outcome.value) if sequel else ended
 
     def _unsuccessful(self, job: Job, context: Context, outcome: Outcome, began: float) -> Ended:
         message, report = job.message, None
@@ -367,7 +395,7 @@ class Execution:
                     report = self._report(context, began, states.FAILURE, failure=Failure.of(error, told))
                 if bury:
                     outcome = Failed(error, bury, told)
-                if not (message.chain or message.fan or message.link_error):
+                if not (message.chain or message.fan or message.link_error or job.task.resolved.webhooks):
                     return Ended(outcome, report)
                 failure = Failure.of(error, told or trace(error))
                 onward = stopped(message, states.FAILURE, failure) if message.chain or message.fan else None
@@ -423,7 +451,7 @@ class Execution:
         kept in the dead letters rather than its sequel lost; the task's own result stands.
         """
         try:
-            ended.followups = callbacks(self.app, *told)
+            ended.followups = (*callbacks(self.app, *told), *webhooks.calls(self.app, told[0], ended.outcome))
         except Exception as error:
             reason = f"its callbacks cannot be sent: {_line(error)}"
             ended.outcome = Rejected(reason)
@@ -462,7 +490,7 @@ class Execution:
         if self.app.listening:
             self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
 
-    # The hooks of a task's own class
+    # The hooks of a task's own class, or its options
 
     def _hooks_after(self, job: Job, ended: Ended) -> list[tuple[str, tuple[Any, ...]]]:
         overridden = job.task.hooks

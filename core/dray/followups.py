@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from . import signalling, signals
 from .context import TRACE_HEADERS, Context
 from .errors import TaskFailed
 from .idempotency import given_id
 from .message import Message, Step
 from .report import Failure
+from .signalling import Encode
 from .task import Task, blank_message
 
 if TYPE_CHECKING:
@@ -95,6 +97,11 @@ def errback_arguments(task: Task[..., Any], args: list[Any]) -> list[Any]:
     return [msgspec.convert(facts["call"], FailedCall), error, failure.traceback if failure is not None else "", *own]
 
 
+def callback(app: Dray, parent: Message, step: Step, id: str) -> Message:
+    """Return the message of a call that follows a run and takes nothing of it."""
+    return _following(app, parent, step, id, ())
+
+
 def _following(app: Dray, parent: Message, step: Step, id: str, front: tuple[Any, ...]) -> Message:
     return call_of(
         app,
@@ -150,4 +157,6 @@ def call_of(
         args, kwargs, serializer = app.payloads.arguments(message)
         message = message.but(args=(*front, *args), kwargs=kwargs)
         message = app.payloads.encode(message, serializer.name, step.content_encoding or None)
-    return app.sender.prepare(message, lambda prepared: prepared)
+    unchanged: Encode = lambda prepared: prepared  # noqa: E731
+    announced = signals.before_task_publish.receivers
+    return app.sender.prepare(message, signalling.announced(app, unchanged) if announced else unchanged)

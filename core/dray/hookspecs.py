@@ -29,6 +29,16 @@ PLUGIN_API = (1, 0)
 #: The name of the pluggy project and of the entry-point group.
 GROUP = "dray"
 
+_TYPES = """
+task-sent task-received task-started task-progress task-succeeded task-failed task-retried task-revoked task-rejected
+task-expired task-ignored task-requeued task-released task-handedback task-recognised task-worker-lost task-runaway
+task-buried worker-process-init worker-process-shutdown worker-online worker-heartbeat worker-stopping worker-offline
+worker-lost scheduler-tick broker-lost broker-back backend-lost backend-back lease-lost dead-letters-trimmed
+events-dropped
+"""
+#: The types of events there are: what each is about is said in docs/hooks.md.
+EVENT_TYPES = frozenset(_TYPES.split())
+
 hookspec = pluggy.HookspecMarker(GROUP)
 #: Marks a function of a plugin as the implementation of the hook of that name.
 hookimpl = pluggy.HookimplMarker(GROUP)
@@ -40,11 +50,7 @@ Register = Callable[[str, Any], None]
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a task or a worker."""
 
-    #: task-sent, task-started, task-succeeded, task-failed, task-retried, task-revoked, task-rejected, task-expired,
-    #: task-ignored, task-requeued, task-released, task-handedback, task-recognised,
-    #: task-worker-lost, task-runaway, worker-process-init, worker-process-shutdown (in a child of a pool of processes),
-    #: worker-online, worker-stopping, worker-offline, broker-lost, broker-back, backend-lost, backend-back, lease-lost,
-    #: dead-letters-trimmed.
+    #: One of `EVENT_TYPES`.
     type: str
     #: When (seconds since 1970).
     at: float
@@ -52,8 +58,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     message: Message | None = None
     #: The worker concerned, for worker events: `name@host`.
     worker: str = ""
-    #: What else there is to say. Of a task that ended: `runtime` (seconds) and `reason` (text). Of a worker: `queues`,
-    #: `reason`, `away` (seconds). Of lost leases: `ids`. Of trimmed dead letters: `queue`, `count`, `why`.
+    #: What else there is to say. Of a task that ended: `runtime` (seconds) and `reason` (text); of one that was buried:
+    #: `reason`; of its progress: `state` and `meta`. Of a worker: `queues`, `reason`, `away` (seconds); of its
+    #: heartbeat: `pid`, `queues`, `slots`, `running`, `waiting`, `received`; of a lost one: `missed_by`. Of a tick:
+    #: `schedule`, `due`. Of lost leases: `ids`. Of trimmed dead letters: `queue`, `count`, `why`. Of dropped events:
+    #: `count`.
     details: Mapping[str, Any] = {}
 
 

@@ -14,7 +14,9 @@ from .queues import LONGEST_KEY
 from .retries import seconds
 from .setting_values import read_seconds
 from .settings import read_setting
+from .task_hooks import check_hooks
 from .urls import nearest
+from .webhook_options import read_webhooks
 
 if TYPE_CHECKING:
     from .canvas import Signature
@@ -85,6 +87,14 @@ class TaskOptions(TypedDict, total=False):
     reject_on_worker_lost: bool
     #: Names of parameters whose arguments are shown nowhere; annotating them `Annotated[str, Sensitive]` is the same.
     sensitive: Iterable[str]
+    #: A URL that is called when it has ended; or a table of `url`, `on` and `timeout`; or several of these.
+    webhook: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]] | None
+    #: Functions, also `async def` ones, called where it ran, with those facts that their parameters name.
+    before_start: Callable[..., Any] | None
+    on_success: Callable[..., Any] | None
+    on_retry: Callable[..., Any] | None
+    on_failure: Callable[..., Any] | None
+    after_return: Callable[..., Any] | None
     #: True: arguments are checked against the signature when it is sent.
     typing: bool
     #: Exceptions that are part of its work: a failure with one is logged without a traceback.
@@ -182,6 +192,8 @@ def check_task_options(options: Mapping[str, Any], task: str) -> None:
         raise TaskOptionError(f"{task}: max_deliveries is a whole number >= 1; got {deliveries!r}")
     if (expires := options.get("expires")) is not None:
         seconds(expires, "expires", task)
+    check_hooks(options, task)
+    read_webhooks(options.get("webhook"), task)
     names = options.get("sensitive", ())
     if isinstance(names, str) or not (isinstance(names, Iterable) and all(isinstance(name, str) for name in names)):
         raise TaskOptionError(f"{task}: sensitive is a list of parameter names, ('password',); got {names!r}")

@@ -66,9 +66,10 @@ class Replaced(msgspec.Struct, frozen=True):
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """Cancelled, before or while it ran."""
+    """Cancelled, before or while it ran; then perhaps ended by force, with `signal`."""
 
     reason: str = "revoked"
+    signal: int | None = None
 
 
 class Expired(msgspec.Struct, frozen=True):

@@ -142,11 +142,11 @@ def _seals(conf: Settings, kinds: dict[str, type[Seal]]) -> dict[tuple[str, str]
     """Return every key as every seal that it is a key for; raise `ConfigurationError` for one that is for none."""
     made: dict[tuple[str, str], Seal] = {}
     for key, reference in conf.message_keys.items():
-        secret = _secret(key, reference)
+        own = secret("message_keys", key, reference)
         refused: SettingError | None = None
         for name, kind in kinds.items():
             try:
-                made[name, key] = kind(secret)
+                made[name, key] = kind(own)
             except SettingError as error:
                 refused = error
         if refused is not None and not any((name, key) in made for name in kinds):
@@ -154,21 +154,21 @@ def _seals(conf: Settings, kinds: dict[str, type[Seal]]) -> dict[tuple[str, str]
     return made
 
 
-def _secret(key: str, reference: str) -> str:
-    """Return the secret that a value of `message_keys` is or points to, without the blanks around it."""
+def secret(setting: str, key: str, reference: str) -> str:
+    """Return the secret that a value of a setting, a table by `key`, is or points to, without the blanks around it."""
     kind, colon, place = reference.partition(":")
     if colon and kind == "env":
-        secret = os.environ.get(place, "")
-        if not secret:
-            raise SettingError(f"message_keys[{key!r}]: the environment variable {place} is not set, or empty")
+        found = os.environ.get(place, "")
+        if not found:
+            raise SettingError(f"{setting}[{key!r}]: the environment variable {place} is not set, or empty")
     elif colon and kind == "file":
         try:
-            secret = Path(place).read_text(encoding="utf-8")
+            found = Path(place).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingError(f"message_keys[{key!r}]: cannot read {place!r}: {_reason(error)}") from None
+            raise SettingError(f"{setting}[{key!r}]: cannot read {place!r}: {_reason(error)}") from None
     else:
-        secret = reference
-    return secret.strip()
+        found = reference
+    return found.strip()
 
 
 def _reason(error: Exception) -> str:

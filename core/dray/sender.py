@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from . import states
+from . import signalling, signals, states
 from .capabilities import FOREVER, Capabilities
 from .codec import Writer, pack
 from .context import current
@@ -41,6 +41,8 @@ class Sender:
         self.app = app
         self._routes = routes
         self._sealing = app.sealing
+        if app.conf.task_send_sent_event:
+            app.events.record(sent=True)
 
     def publish(self, messages: Iterable[Message], writer: Writer, options: Mapping[str, Any]) -> list[Message]:
         """Send messages in as few round trips as the broker allows; return them as they travelled.
@@ -55,6 +57,8 @@ class Sender:
         sent: list[Message] = []
         envelopes: list[Envelope] = []
         encode: Encode = writer.fill
+        if signals.before_task_publish.receivers:
+            encode = signalling.announced(app, encode)
         if app.middleware:
             encode, messages = self._through_middleware(encode), map(_with_own_headers, messages)
         asked = address = ""
@@ -78,10 +82,16 @@ class Sender:
         running = current.get()
         if running is not None and not running.called_directly:
             running.children.extend(message.id for message in sent)
-        if app.listening:
-            for message in sent:
-                app.notify("task-sent", message)
+        self.published(sent)
         return sent
+
+    def published(self, messages: Iterable[Message]) -> None:
+        """Say that the broker has messages now."""
+        if self.app.listening:
+            for message in messages:
+                self.app.notify("task-sent", message)
+        if signals.after_task_publish.receivers:
+            signalling.published(self.app, messages)
 
     def prepare(self, message: Message, encode: Encode) -> Message:
         """Pass a message through the middleware and have its arguments written; return it as it will travel."""

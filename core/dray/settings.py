@@ -27,6 +27,8 @@ _PUBLISH_RETRY: PublishRetryPolicy = {
     "interval_step": 0.2,
     "interval_max": 1.0,
 }
+#: What Svix does.
+_WEBHOOK_RETRIES = [5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0]
 _LIST = " `dray settings` lists them all."
 
 #: Durations are seconds as float; a timedelta or text such as "5m" is turned into that.
@@ -298,6 +300,29 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
     )
     task_eager_propagates: Annotated[bool, _of("Testing", "An eager task that fails raises where it was sent.")] = False
     task_store_eager_result: Annotated[bool, _of("Testing", "Store the results of eager tasks in the backend.")] = False
+
+    webhook_secrets: Annotated[
+        Secrets,
+        _own("Webhooks", "What webhooks are signed with, by id: each of them signs, so that secrets can be changed."),
+    ] = {}
+    webhook_timeout: Annotated[Positive, _own("Webhooks", "How long the answer to a webhook is waited for.")] = 10.0
+    webhook_retries: Annotated[
+        list[Seconds], _own("Webhooks", "The pauses before a webhook is tried again; then it is a dead letter.")
+    ] = msgspec.field(default_factory=_WEBHOOK_RETRIES.copy)
+    webhook_allow_private: Annotated[
+        list[Name],
+        _own("Webhooks", "Hosts and networks that webhooks may call although they are not public: '10.0.0.0/8'."),
+    ] = []
+
+    worker_send_task_events: Annotated[
+        bool,
+        _of(
+            "Events", "True: a worker keeps in the store what it and its tasks do, for `app.events` and `dray events`."
+        ),
+    ] = False
+    task_send_sent_event: Annotated[
+        bool, _of("Events", "True: that a task was sent is kept there as well, by whoever sends it.")
+    ] = False
 
     timezone: Annotated[
         Annotated[str, Meta(extra={"form": "timezone", "takes": "time zone such as 'Europe/Athens'"})],

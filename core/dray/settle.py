@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -353,6 +353,12 @@ class Settler:
                         self._unsendable(entry, error.rejected[envelope.id])
         for entry, _ in pairs:
             entry.published = True
+        self._tell_sent({id(entry): entry for entry, _ in pairs}.values())
+
+    def _tell_sent(self, entries: Iterable[_Entry]) -> None:
+        """Say what was sent after tasks have ended; a retry is the message that was sent before."""
+        followups = [(entry.job.message.id, message) for entry in entries for message in entry.ended.followups]
+        self._app.sender.published([message for id, message in followups if message.id != id])
 
     def _unsendable(self, entry: _Entry, reason: str) -> None:
         """What should follow can never be sent: rather than lose that, keep the message itself in the dead letters."""
@@ -503,9 +509,23 @@ class Settler:
                 stale.extend(consumer.bury(some, reason))
             self._broker.found()
             self._stale([delivery for delivery in stale if delivery.receipt not in tried])
+            if buried and self._app.listening:
+                self._tell_buried(entries, {delivery.receipt for delivery in stale})
             self._settled([entry.job for entry in entries])
         finally:
             self.settling.clear()
+
+    def _tell_buried(self, entries: Sequence[_Entry], stale: Container[Any]) -> None:
+        for entry in entries:
+            outcome, job = entry.ended.outcome, entry.job
+            if job.acked or job.delivery.receipt in stale:
+                continue
+            match outcome:
+                case Rejected(reason):
+                    self._app.notify("task-buried", job.message, reason=reason)
+                case Failed(error, True):
+                    failure = Failure.of(error)  # whatever the exception's own methods do
+                    self._app.notify("task-buried", job.message, reason=f"{failure.qualname}: {failure.text}")
 
     def _stale(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:

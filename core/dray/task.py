@@ -43,8 +43,10 @@ from .report import progress
 from .result import AsyncResult
 from .retries import RetryPolicy, read_policy, seconds
 from .routes import NOWHERE
+from .task_hooks import HOOKS, as_method
 from .unique import WORDS as UNIQUE_WORDS
 from .unique import Unique, read_unique, send_unique
+from .webhook_options import Webhook, check_places, read_webhooks
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -81,6 +83,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     soft_time_limit: float | None
     #: The first of them that a run can reach (inf: there is none).
     limit: float
+    #: What is called when it has ended.
+    webhooks: tuple[Webhook, ...]
     #: Which arguments are not to be shown (`Parameters.marks`).
     sensitive: tuple[int | str, ...]
     policy: RetryPolicy
@@ -109,6 +113,7 @@ class Task(Generic[P, R]):
         self.name = given.pop("name", None) or getattr(type(self), "name", None) or task_name(named)
         self.options: dict[str, Any] = {**_class_options(type(self)), **given}
         check_task_options(self.options, self.name)
+        self._check_one_of_each_hook()
         kept_after_failure(self.options, self.name)
         # Read once now, so that a bad retry option is an error at the declaration; the defaults come later.
         read_policy(self.options, default_max=3, default_delay=0, task=self.name)
@@ -366,6 +371,8 @@ class Task(Generic[P, R]):
         request = self.request
         message = request.message if not request.called_directly and task_id in (None, request.id) else None
         record = progress(self.app, message, task_id or request.id, state, meta, request)
+        if message is not None and self.app.listening:
+            self.app.notify("task-progress", message, request.hostname, state=record.state, meta=meta)
         if message is not None and request.note is not None:
             request.note(record)
         elif message is not None:  # as in a worker: if nobody keeps it, nobody minds
@@ -417,9 +424,14 @@ class Task(Generic[P, R]):
 
     @cached_property
     def hooks(self) -> frozenset[str]:
-        """Which of the methods above this task's class overrides."""
-        names = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
-        return frozenset(name for name in names if getattr(type(self), name) is not getattr(Task, name))
+        """Which of the methods above are called: those that its class overrides, or its options replace."""
+        said = {**self.options, **self.app.annotations(self.name)}
+        for name in HOOKS:
+            if said.get(name) is not None:
+                vars(self)[name] = as_method(name, said[name], self)
+        return frozenset(
+            name for name in HOOKS if name in vars(self) or getattr(type(self), name) is not getattr(Task, name)
+        )
 
     @cached_property
     def resolved(self) -> Resolved:
@@ -427,6 +439,8 @@ class Task(Generic[P, R]):
         conf = self.app.conf
         said = {**self.options, **self.app.annotations(self.name)}
         check_task_options(said, self.name)
+        webhooks = read_webhooks(said.get("webhook"), self.name)
+        check_places(webhooks, conf, self.name)
         hard, soft = time_limits(said, self.name, conf.task_time_limit, conf.task_soft_time_limit)
         expires = said.get("expires")
         limits = task_limits(said, self.parameters, self.name, conf.task_default_rate_limit)
@@ -451,6 +465,7 @@ class Task(Generic[P, R]):
             time_limit=hard,
             soft_time_limit=soft,
             limit=min(soft or inf, hard or inf),
+            webhooks=webhooks,
             sensitive=self.parameters.marks,
             policy=read_policy(
                 said,
@@ -461,6 +476,13 @@ class Task(Generic[P, R]):
             limits=limits,
             unique=read_unique(said, self.parameters, self.name),
         )
+
+    def _check_one_of_each_hook(self) -> None:
+        for name in HOOKS.keys() & self.options.keys():
+            if self.options[name] is not None and getattr(type(self), name) is not getattr(Task, name):
+                raise TaskOptionError(
+                    f"{self.name}: {name} is a method of {type(self).__qualname__} and an option: leave out one of them"
+                )
 
     def _kept_after_failure(self) -> bool:
         for said in (self.app.annotations(self.name), self.options):
@@ -571,5 +593,6 @@ def _class_options(kind: type) -> dict[str, Any]:
     """Return the options that a base class and its own bases say as class attributes, the nearest one winning."""
     said: dict[str, Any] = {}
     for each in reversed(kind.__mro__[: kind.__mro__.index(Task)]):
-        said.update({word: value for word, value in vars(each).items() if word in TASK_WORDS and word != "name"})
+        words = TASK_WORDS - HOOKS.keys() - {"name"}
+        said.update({word: value for word, value in vars(each).items() if word in words})
     return said

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from . import signalling, signals
 from .codec import MAX_METADATA, unpack
+from .context import Context
 from .errors import ContentNotAccepted, DecodeError, UnknownPlugin
 from .execution import Execution
 from .job import Ended, Job
@@ -99,6 +101,11 @@ class Triage:
     def unrun(self, job: Job, outcome: Outcome) -> Ended:
         """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""
         self._execution.tell(job.message, outcome)
+        if any(signal.receivers for signal in signals.OF_REFUSALS):
+            context = job.context or Context(
+                job.message, job.task, job.delivery.delivery_count, self._execution.hostname
+            )
+            signalling.not_run(context, outcome, known=job.task is not self._no_task)
         if isinstance(outcome, HandedBack):
             # Sent again rather than requeued, which would count: the worker that knows it shall have all its tries.
             again, eta = job.message.handed_back + 1, self.app.clock.time() + outcome.delay

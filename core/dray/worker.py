@@ -21,16 +21,19 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import signals
 from .autoscale import Autoscaler, read_autoscale
 from .credit import Credit
 from .crew import Crew, lanes, released
 from .errors import BrokerError, ConfigurationError
+from .heart import Heart
 from .job import Job
 from .leases import Keeper
 from .settle import Settler
 from .source import Source
 from .sweeper import Sweeper
 from .trimming import Trimmer
+from .webhook_options import secrets
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -125,6 +128,10 @@ class Worker:
         """How many `async def` tasks run at a time."""
         return self._lanes.get("async", self._lanes["def"]).slots
 
+    @property
+    def _runs_tasks_here(self) -> bool:
+        return not all(lane.kind.elsewhere for lane in self._lanes.values())
+
     # What it is doing. Any thread
 
     @property
@@ -141,6 +148,18 @@ class Worker:
         """Return what it holds at this moment: running, waiting for a slot, or not settled yet."""
         # Other threads change the table meanwhile; copying a dict is one step that no other thread can enter.
         return list(dict(self._jobs).values()) if self._source is not None else []
+
+    def _counts(self) -> dict[str, Any]:
+        """Return what a heartbeat tells."""
+        held, running = self.jobs(), self.running
+        return {
+            "pid": os.getpid(),
+            "queues": list(self.queues),
+            "slots": self.concurrency,
+            "running": running,
+            "waiting": len([job for job in held if not job.began]),
+            "received": self.received,
+        }
 
     def running_jobs(self) -> list[Job]:
         """Return what is running at this moment."""
@@ -171,7 +190,13 @@ class Worker:
                 f"the pool {self.pool!r} runs tasks in the thread that calls `run()`: use that, or pool='threads'"
             )
         self.app.load_tasks()
+        secrets(self.app.conf)  # a missing one is an error now, and not with each webhook
+        signals.worker_init.send(sender=self)
+        if self._runs_tasks_here:
+            signals.worker_process_init.send(sender=self.name)
         conf, queues = self.app.conf, self.queues
+        if conf.worker_send_task_events:
+            self.app.events.record(work=True)
         for event in (self._stopping, self._hurry):
             event.clear()
         if conf.worker_autoscale:
@@ -220,6 +245,7 @@ class Worker:
             source.gate,
         )
         self._autoscaler = Autoscaler(self, conf.worker_autoscale) if conf.worker_autoscale else None
+        self._heart = Heart(self.app, self.name, self._counts)
         try:
             crew.start()
             source.start()
@@ -233,6 +259,8 @@ class Worker:
         if self._autoscaler is not None:
             self._autoscaler.start()
         self.app.notify("worker-online", worker=self.name, queues=queues)
+        signals.worker_ready.send(sender=self)
+        self._heart.start()
         return self
 
     def request_stop(self) -> None:
@@ -281,8 +309,12 @@ class Worker:
     def _end(self, source: Source, grace: float) -> None:
         source.request_stop()
         self.app.notify("worker-stopping", worker=self.name)
+        signals.worker_shutting_down.send(
+            sender=self.name, sig=None, how="Cold" if self._hurry.is_set() else "Warm", exitcode=0
+        )
         if self._autoscaler is not None:
             self._autoscaler.stop()
+        self._heart.stop()
         source.join()
         self._give_back(self._crew.drain())
         self._wait_for_running(source, grace)
@@ -301,6 +333,10 @@ class Worker:
             logger.warning("closing the consumer: %s", error)
         self._received, self._source = self._received + source.received, None
         self.app.notify("worker-offline", worker=self.name)
+        if self._runs_tasks_here:
+            signals.worker_process_shutdown.send(sender=self.name, pid=os.getpid(), exitcode=0)
+        signals.worker_shutdown.send(sender=self)
+        self.app.events.recorder.stop()
 
     def run(self) -> None:
         """Start, work until `request_stop` is called or (burst) nothing that is due is left, and stop.

@@ -13,15 +13,16 @@ CORE = ROOT / "core" / "dray"
 
 FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
-    "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors",
+    "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors signals",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
-    "assisted_consumer failover transactions processors revocations rates grouping holds",
+    "assisted_consumer failover transactions processors revocations rates grouping holds webhook_signatures "
+    "webhook_options webhook_post task_hooks",
     "sending": "options routes context redaction canvas report epitaphs lineage result dead_letters task connections "
-    "sender followups endings fan_results fans flows group_result builtin_tasks job execution shared app limits locks "
-    "unique",
+    "signalling event_ring recorder events presence sender followups endings fan_results fans flows group_result "
+    "builtin_tasks webhooks alerts job execution shared app limits locks unique",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "settle leases sweeper gate worker",
+    "heart settle leases sweeper gate worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)

@@ -230,7 +230,7 @@ def test_results_are_turned_off_with_the_word_disabled() -> None:
         ({"worker_autoscale": "10"}, "It takes: MAX,MIN"),
         ({"broker_transport_options": {}}, "scheme://host/...?option=value"),
         ({"result_backend_transport_options": {}}, "scheme://host/...?option=value"),
-        ({"worker_send_task_events": True}, "hook `event`"),
+        ({"event_serializer": "json"}, "with `worker_send_task_events` they are kept in the store"),
         ({"result_ttl": 5}, "that is `result_expires`"),
         ({"xyzzy": 5}, "there is no setting 'xyzzy'. `dray settings` lists them all."),
         (

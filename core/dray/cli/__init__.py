@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dead": ("Look after what is kept", "dead", "Show, replay or delete the dead letters."),
     "results": ("Look after what is kept", "results", "Delete results whose time is up."),
     "setup": ("Look after what is kept", "setup", "Create queues and tables, for those who may not."),
+    "events": ("Find out", "events", "Show what tasks and workers do, as it happens."),
     "doctor": ("Find out", "doctor", "Check that everything works, and what this broker can do."),
     "healthcheck": ("Find out", "healthcheck", "Say whether the worker on this machine is well."),
     "settings": ("Find out", "settings", "Show the settings, and where they come from."),

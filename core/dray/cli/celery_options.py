@@ -10,8 +10,6 @@ from .command import option
 
 #: What to say of each; those that take no value are flags.
 ANSWERS = {
-    "-E": "plugins hear of every event anyway: leave it out",
-    "--task-events": "plugins hear of every event anyway: leave it out",
     "-O": "a worker never takes more than it can run soon: leave it out",
     "-B": "there is no scheduler yet: let cron run `dray call`",
     "--beat": "there is no scheduler yet: let cron run `dray call`",

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import click
 
+from .. import signals
 from .process.log_output import log_output
 
 #: What a record has anyway; everything else was given as `extra=`.
@@ -55,9 +56,17 @@ def as_log(level: str | None, as_json: bool, file: str | None = None, gather: bo
 
     With `gather`, many lines are written at once: see `log_output`.
 
+    With the signal setup_logging, whoever is connected to it does that instead, and nothing is done here.
+
     An app that has set up logging itself is left alone, unless a level, JSON or a file - one that keeps anything - is
     asked for. Afterwards all is as it was.
     """
+    if signals.setup_logging.receivers:
+        signals.setup_logging.send(
+            loglevel=logging.getLevelName((level or "info").upper()), logfile=file, format=None, colorize=None
+        )
+        yield False
+        return
     root = logging.getLogger()
     if root.handlers and level is None and not as_json and file in (None, os.devnull):
         yield False

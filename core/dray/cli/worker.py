@@ -23,6 +23,7 @@ SETTINGS = {
     "max_memory_per_child": "worker_max_memory_per_child",
     "prefetch_multiplier": "worker_prefetch_multiplier",
     "heartbeat_file": "worker_heartbeat_file",
+    "events": "worker_send_task_events",
 }
 
 
@@ -186,6 +187,14 @@ def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
     multiple=True,
     callback=names,
     help="Start anew when a .py file changes, in the working directory or in PATHS. For development.",
+)
+@option(
+    "-E",
+    "--events",
+    is_flag=True,
+    default=None,
+    help="Keep in the store what it and its tasks do, for `dray events`.",
+    also=["--task-events"],
 )
 @option("--heartbeat-file", metavar="PATH", help="Write every other second how it is, for `dray healthcheck`.")
 @option("-D", "--detach", is_flag=True, help="Go into the background, once the worker has started.")

@@ -79,6 +79,8 @@ class Executor(ABC):
     eager: ClassVar[bool] = False
     #: True: a task that ends its process takes no other job along.
     isolates: ClassVar[bool] = False
+    #: True: it runs tasks in processes of its own, and none in that of the worker.
+    elsewhere: ClassVar[bool] = False
     #: Most jobs that it can run at a time; None: as many as are asked for.
     most_slots: ClassVar[int | None] = None
     #: True: it needs the thread that called `Worker.run`, which then calls `serve`.

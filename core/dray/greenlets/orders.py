@@ -143,10 +143,10 @@ class Orders(Hearing):
                 self._link.say(Recalled(upto, self._roll.recall(upto)))
             case Throw(number, soft):
                 self._wish(number, SoftTimeLimitExceeded if soft else Interrupted)
-            case End(number, _, reason, overdue):
+            case End(number, wanted, reason, overdue):
                 if (seat := self._roll.seats.get(number)) is not None:
                     # For no reason: because the worker stops.
-                    otherwise = Revoked(reason) if reason else Released()
+                    otherwise = Revoked(reason, wanted) if reason else Released()
                     seat.job.verdict = over_limit(seat.job) if overdue else otherwise
                     self._wish(number, Interrupted)
             case Room(slots):

@@ -44,7 +44,7 @@ class Birth(NamedTuple):
     prepare: tuple[str, tuple[Any, ...]] | None
     #: What the worker's broker can do, so that nobody need ask it.
     capabilities: Capabilities
-    #: True: the worker's plugins want to hear of events.
+    #: True: somebody in the worker's process wants to hear of events.
     listening: bool
     #: Resident memory (bytes) at which it ends; None: there is no limit.
     max_memory: int | None
@@ -66,7 +66,7 @@ def birth(
         parent=os.getpid(),
         prepare=None if forked else prepare,
         capabilities=app.broker.capabilities,
-        listening=app.plugins.has("event"),
+        listening=app.hearing,
         max_memory=app.conf.worker_max_memory_per_child,
         mask=frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .. import signals
 from ..crew import Crew
 from ..epitaphs import epitaph
 from ..garbage import settle_down
@@ -144,6 +145,10 @@ class Desk:
         app.plugins.observe("event", event=event)
         for function in app.listeners(type):
             function(event)
+        if type == "worker-process-init":
+            signals.worker_process_init.send(sender=self._told.worker)
+        else:
+            signals.worker_process_shutdown.send(sender=self._told.worker, pid=os.getpid(), exitcode=0)
 
     def _tell(self, event: Event) -> None:
         try:

@@ -104,7 +104,7 @@ class Orders(Hearing):
     def _end(self, job: Job, wanted: int, reason: str) -> None:
         if wanted == signal.SIGKILL:
             end_with_all()
-        job.verdict = Revoked(reason)
+        job.verdict = Revoked(reason, wanted)
         handler = signal.getsignal(wanted)
         if callable(handler) and handler is not signal.default_int_handler and not _ours(wanted, handler):
             # The task has its own idea of what is to be done then.

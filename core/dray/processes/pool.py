@@ -28,6 +28,7 @@ class ProcessExecutor(Executor):
     runs: ClassVar[frozenset[str]] = frozenset({"def", "async"})
     eager: ClassVar[bool] = True
     isolates: ClassVar[bool] = True
+    elsewhere: ClassVar[bool] = True
     #: What people call it.
     name: ClassVar[str] = "processes"
 

@@ -7,7 +7,7 @@ import threading
 from ..clock import ManualClock
 
 #: The threads that always have something to wait for; they must not make time pass.
-KEEPERS = ("dray-keeper", "dray-holds")
+ALWAYS_WAITING = frozenset({"dray-keeper", "dray-heart", "dray-recorder", "dray-holds", "dray-sweeper"})
 #: Real seconds between two looks at whether a wait is over.
 LOOK = 0.005
 
@@ -21,7 +21,7 @@ class HeldClock(ManualClock):
     """
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        if threading.current_thread().name in KEEPERS:
+        if threading.current_thread().name in ALWAYS_WAITING:
             return super().wait(event, seconds)
         end, waited = self.monotonic() + seconds, 0.0
         while not event.wait(min(LOOK, max(seconds - waited, 0.0))) and self.monotonic() < end:

@@ -108,7 +108,7 @@ def test_pools_of_celery_are_answered(run: CommandLine, celery: str, here: str) 
 
 @pytest.mark.parametrize(
     "args",
-    [["-E"], ["-O", "fair"], ["-B"], ["--purge"], ["--statedb=x"], ["--without-gossip"], ["--heartbeat-interval", "3"]],
+    [["-O", "fair"], ["-B"], ["--purge"], ["--statedb=x"], ["--without-gossip"], ["--heartbeat-interval", "3"]],
 )
 def test_options_of_celery_are_answered(run: CommandLine, args: list[str]) -> None:
     option = args[0].partition("=")[0]
@@ -275,3 +275,8 @@ def test_what_is_printed_comes_behind_what_was_logged(tmp_path: Path) -> None:
             logging.getLogger("shop").info("line %d", number)
         logs.written_so_far()
         assert len((tmp_path / "w.log").read_text().splitlines()) == 3
+
+
+def test_a_worker_can_be_asked_to_keep_its_events(run: CommandLine) -> None:
+    for option in ("-E", "--events", "--task-events"):
+        assert run("-A", "shop", "worker", "--check", option).output().startswith("ok: app 'shop'")
