@@ -44,7 +44,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     #: task-ignored, task-requeued, task-released, task-handedback, task-recognised,
     #: task-worker-lost, task-runaway, worker-process-init, worker-process-shutdown (in a child of a pool of processes),
     #: worker-online, worker-stopping, worker-offline, broker-lost, broker-back, backend-lost, backend-back, lease-lost,
-    #: dead-letters-trimmed.
+    #: dead-letters-trimmed, scheduler-online, scheduler-offline, schedule-tick.
     type: str
     #: When (seconds since 1970).
     at: float
@@ -54,6 +54,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     worker: str = ""
     #: What else there is to say. Of a task that ended: `runtime` (seconds) and `reason` (text). Of a worker: `queues`,
     #: `reason`, `away` (seconds). Of lost leases: `ids`. Of trimmed dead letters: `queue`, `count`, `why`.
+    #: Of a tick: `schedule`, `due` (instant), `what` ("sent", "missed", "skipped" or "failed"), `id`, `note`.
     details: Mapping[str, Any] = {}
 
 
@@ -97,7 +98,7 @@ def register_executors(register: Register) -> None:
 
 @hookspec
 def register_schedules(register: Register) -> None:
-    """Contribute kinds of schedules by name."""
+    """Contribute kinds of schedules by name: each target is a subclass of `dray.Schedule`."""
 
 
 @hookspec

@@ -26,6 +26,7 @@ from .crew import Crew, lanes, released
 from .errors import BrokerError, ConfigurationError
 from .job import Job
 from .leases import Keeper
+from .scheduler import Scheduler
 from .settle import Settler
 from .source import Source
 from .trimming import Trimmer
@@ -69,6 +70,7 @@ class Worker:
         async_pool: str | None = None,
         name: str | None = None,
         burst: bool = False,
+        beat: bool = False,
         lease: float | None = None,
         shutdown_timeout: float | None = None,
     ) -> None:
@@ -76,6 +78,8 @@ class Worker:
         self.app = app
         self.name = (name or conf.worker_name or f"{app.name}-{os.getpid()}@%h").replace("%h", socket.gethostname())
         self.burst = burst
+        #: Sends tasks on their schedules too, if that was asked for.
+        self._scheduler = Scheduler(app, name=self.name) if beat else None
         self.lease = lease or conf.worker_lease
         self.shutdown_timeout = conf.worker_shutdown_timeout if shutdown_timeout is None else shutdown_timeout
         self._chosen = [queues] if isinstance(queues, str) else list(queues) if queues else None
@@ -169,6 +173,8 @@ class Worker:
                 f"the pool {self.pool!r} runs tasks in the thread that calls `run()`: use that, or pool='threads'"
             )
         self.app.load_tasks()
+        if self._scheduler is not None:
+            self._scheduler.prepare()
         conf, queues = self.app.conf, self.queues
         for event in (self._stopping, self._hurry):
             event.clear()
@@ -221,6 +227,8 @@ class Worker:
         self._keeper.start()
         if self._autoscaler is not None:
             self._autoscaler.start()
+        if self._scheduler is not None:
+            self._scheduler.begin()
         self.app.notify("worker-online", worker=self.name, queues=queues)
         return self
 
@@ -270,6 +278,8 @@ class Worker:
     def _end(self, source: Source, grace: float) -> None:
         source.request_stop()
         self.app.notify("worker-stopping", worker=self.name)
+        if self._scheduler is not None:
+            self._scheduler.stop()
         if self._autoscaler is not None:
             self._autoscaler.stop()
         source.join()

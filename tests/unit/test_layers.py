@@ -16,18 +16,18 @@ FLOORS = {
     "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
-    "assisted_consumer failover transactions processors revocations",
+    "assisted_consumer failover transactions processors revocations schedules",
     "sending": "options routes context redaction canvas report epitaphs result dead_letters task connections sender "
-    "followups job execution shared app",
+    "followups job execution shared schedule_entries schedule_book schedule_control app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "settle leases worker",
+    "settle leases ticking scheduler worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 
 #: The imports that go up: made inside a function, when the floor above is asked for by name.
-STAIRS = {("app", "worker")}
+STAIRS = {("app", "worker"), ("app", "scheduler")}
 
 
 def modules() -> list[Path]:
