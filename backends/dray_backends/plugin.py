@@ -49,3 +49,4 @@ def register_backends(register: Callable[[str, Any], None]) -> None:
 @hookimpl
 def register_stores(register: Callable[[str, Any], None]) -> None:
     register("memory", "dray_backends.memory_store:MemoryStore")
+    register("sqlite", "dray_backends.sqlite_store:SqliteStore")
