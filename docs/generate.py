@@ -209,8 +209,8 @@ def _options(params: Sequence[click.Option]) -> str:
 def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
-        "For everybody": "app shared task canvas result context arguments dead_letters",
-        "Running": "worker",
+        "For everybody": "app shared task canvas result context arguments dead_letters schedules schedule_control",
+        "Running": "worker scheduler",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",
         "For plugins: hooks": "hookspecs middleware",

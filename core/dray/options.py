@@ -157,13 +157,13 @@ def check_task_options(options: Mapping[str, Any], task: str) -> None:
 
 
 def _check_schedule(options: Mapping[str, Any], task: str) -> None:
-    """Raise `ConfigurationError` for what is no schedule; the rest of the entry is read when a scheduler starts."""
+    """Raise `ConfigurationError` for what is no schedule; tables are read when a scheduler starts, with the plugins."""
     said, interval = options.get("schedule"), options.get("every")
     if said is not None and interval is not None:
         raise TaskOptionError(f"{task}: give schedule= or every=, not both")
     if interval is not None:
         every(interval)
-    elif said is not None and not (isinstance(said, Mapping) and "kind" not in said):
+    elif said is not None and not isinstance(said, Mapping):
         read_schedule(said, f"@app.task of {task}")
 
 

@@ -179,7 +179,7 @@ class Schedules:
             book.add(Kept(entry=declared, declared=declared), now)
             leaf = book.leaves([name]).get(name)
         if leaf is None:
-            known = sorted({*book.names(), *self._declared()})
+            known = [entry.name for entry in self.list()]
             raise ConfigurationError(
                 f"there is no schedule {name!r}{nearest(name, known) or '.'} There is: {', '.join(known) or 'none'}."
             )

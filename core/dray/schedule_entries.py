@@ -105,7 +105,8 @@ def periodic(schedule: Any, call: Signature, name: str | None, words: Mapping[st
     own = {word: value for word, value in words.items() if word in WORDS}
     options = {word: value for word, value in words.items() if word not in WORDS}
     shown = name if name is not None else repr(call)[:LONGEST_MADE]
-    read_schedule(schedule, f"the schedule {shown!r}")
+    if not isinstance(schedule, Mapping):
+        read_schedule(schedule, f"the schedule {shown!r}")
     return shown, {"task": call.set(**options), "schedule": schedule, **own}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,8 @@ class Trouble(Middleware):
     def publish(self, message: Message, call_next: Callable[[Message], Message]) -> Message:
         self.ticks += 1
         if trouble and self.ticks == 3:
-            os.kill(os.getpid(), getattr(signal, trouble))
+            # To this very thread: sent to the process it could come a moment later, in the middle of a write.
+            signal.pthread_kill(threading.get_ident(), getattr(signal, trouble))
         return call_next(message)
 
 
