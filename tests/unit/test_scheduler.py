@@ -295,8 +295,34 @@ def test_schedulers_that_race_in_threads_send_each_tick_once(site: Site) -> None
 
         for racing in [Background(lambda one=one: look(one)) for one in schedulers]:  # type: ignore[misc]
             racing.result()
-    assert len(site.app.broker.peek("default", 1000)) == 5 * 30
+    assert sum(one.sent for one in schedulers) == 5 * 30
     assert sorted(Counter(site.work()).values()) == [1] * 5 * 30
+
+
+@pytest.mark.parametrize("meanwhile", ["tick", "change", "disable", "remove"])
+def test_what_was_dealt_with_or_changed_meanwhile_is_not_decided_again(site: Site, meanwhile: str) -> None:
+    """Between its reading and its writing, somebody else sends the tick, or changes the entry."""
+    site.app.schedules.add("n", "note", 60)
+    first, second = site.scheduler("first"), site.scheduler("second")
+    site.clock.advance(60)
+    commit, come = site.store.commit, []
+
+    def interrupted(changes: Sequence[Change]) -> Sequence[Changed]:
+        if any(change.writes for change in changes) and not come:
+            come.append(True)
+            schedules = site.app.schedules
+            {
+                "tick": lambda: settled(second),
+                "change": lambda: schedules.change("n", schedule=90),
+                "disable": lambda: schedules.disable("n"),
+                "remove": lambda: schedules.remove("n"),
+            }[meanwhile]()
+        return commit(changes)
+
+    site.store.commit = interrupted  # type: ignore[method-assign]
+    first.tick()
+    assert come and first.sent == 0
+    assert site.work() == (["n@00:01:00"] if meanwhile == "tick" else [])
 
 
 def test_one_that_is_killed_after_it_has_decided_is_made_up_for_by_another(site: Site) -> None:

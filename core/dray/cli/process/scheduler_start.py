@@ -111,7 +111,7 @@ def _run(scheduler: Scheduler, detached: daemon.Detached | None) -> None:
             logs.say("stopping", action="stopping")
             systemd.stopping()
             scheduler.request_stop()
-        else:
+        elif number != getattr(signal, "SIGCONT", None):
             logger.warning("%s says nothing to a scheduler; SIGTERM stops it", signal.Signals(number).name)
 
     def look() -> None:
