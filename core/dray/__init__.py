@@ -107,6 +107,15 @@ if TYPE_CHECKING:
     from .middleware import Middleware as Middleware
     from .outcome import Outcome as Outcome
     from .result import AsyncResult as AsyncResult
+    from .schedule_control import ScheduleEntry as ScheduleEntry
+    from .schedule_control import Schedules as Schedules
+    from .schedule_control import ScheduleTick as ScheduleTick
+    from .scheduler import Scheduler as Scheduler
+    from .schedules import Schedule as Schedule
+    from .schedules import at as at
+    from .schedules import crontab as crontab
+    from .schedules import every as every
+    from .schedules import schedule as schedule
     from .seal import Seal as Seal
     from .serializer import Serializer as Serializer
     from .settings import Settings as Settings
@@ -170,6 +179,9 @@ _HOMES = {
     "middleware": "Middleware",
     "outcome": "Outcome",
     "result": "AsyncResult",
+    "schedule_control": "ScheduleEntry Schedules ScheduleTick",
+    "scheduler": "Scheduler",
+    "schedules": "Schedule at crontab every schedule",
     "seal": "Seal",
     "serializer": "Serializer",
     "settings": "Settings",

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from .options import SendOptions, TaskOptions
+    from .schedule_control import Schedules
+    from .scheduler import Scheduler
     from .store import Store
     from .worker import Worker
 
@@ -107,6 +109,8 @@ class Dray:
         self._tasks = Tasks()
         self._shared_seen = 0
         self._middleware: list[Middleware] = []
+        #: What `add_periodic_task` was given: names, and entries as they are written in `beat_schedule`.
+        self.periodic: list[tuple[str, dict[str, Any]]] = []
         self._connections: Connections | None = None
         self._listeners: dict[str, list[Callable[[Event], object]]] = {}
         #: What hears of every event in this process, and in the children of its workers, besides the plugins.
@@ -315,6 +319,25 @@ class Dray:
         self._tasks[task.name] = task
         return task
 
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Signature,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **words: Any,
+    ) -> str:
+        """Have schedulers send a signature on a schedule; return the name of the entry, made of the call if not given.
+
+        `words` are those of an entry of `beat_schedule`, or options of the sending, as in Celery.
+        """
+        from .schedule_entries import periodic  # only an app with schedules loads it
+
+        found, entry = periodic(schedule, sig.clone(args, kwargs), name, words)
+        self.periodic.append((found, entry))
+        return found
+
     def autodiscover_tasks(self, packages: Iterable[str] | None = None, related_name: str = "tasks") -> None:
         """Have `package.tasks` of each package imported when a worker starts; packages without one are passed over."""
         for package in packages if packages is not None else [self.name]:
@@ -432,6 +455,13 @@ class Dray:
     ) -> Lock:
         """Return a lock that so many may hold at a time."""
         return Lock(self, name, places, ttl, wait)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """The schedules of this app: to look at, and to change at run time."""
+        from .schedule_control import Schedules  # only an app with schedules loads it
+
+        return Schedules(self)
 
     # Looking back
 
@@ -581,6 +611,12 @@ class Dray:
         from .worker import Worker  # the floor above: only an app that runs one loads it
 
         return Worker(self, queues, **options)
+
+    def scheduler(self, **options: Any) -> Scheduler:
+        """Return a scheduler for this app, not started: `with app.scheduler(): ...`, or `.run()`."""
+        from .scheduler import Scheduler  # the floor above: only an app that runs one loads it
+
+        return Scheduler(self, **options)
 
     @contextmanager
     def as_current(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ _IN_URL = "options of a broker or backend are part of its URL: scheme://host/...
 _ALWAYS_RETRIES = "a worker always reconnects, with growing pauses, and never gives up; leave it out"
 _RESULTS = "results are kept in `result_backend`, and pass no exchange of yours; leave it out"
 _CHILDREN = "a process of the pool that dies or does not start is noticed at once, and replaced; leave it out"
-_SCHEDULER = "there is no scheduler of periodic tasks yet"
+_STORE = "schedules and their state are kept in the store (`store_url`), where all schedulers meet; leave it out"
 _NO_CANVAS = "there are no chords yet"
 _EVENTS = "events do not pass through the broker: with `worker_send_task_events` they are kept in the store"
 _LOGGING = "logging is left as you set it up with Python's `logging`"
@@ -70,7 +70,12 @@ _INSTEAD = {
     "*_transport_options": _IN_URL,
     "*_backend_settings": _IN_URL,
     "*_backend_options": _IN_URL,
-    "beat_*": _SCHEDULER,
+    "beat_schedule_filename": _STORE,
+    "beat_scheduler": _STORE,
+    "beat_sync_every": _STORE,
+    "beat_cron_starting_deadline": "an entry says how late it may be: `deadline`",
+    "beat_logfile": "that is `dray scheduler --logfile`",
+    "beat_log_level": "that is `dray scheduler --loglevel`",
     "security_*": _SIGNED,
     "worker_lost_wait": _CHILDREN,
     "worker_proc_alive_timeout": _CHILDREN,

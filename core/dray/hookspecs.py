@@ -33,8 +33,8 @@ _TYPES = """
 task-sent task-received task-started task-progress task-succeeded task-failed task-retried task-revoked task-rejected
 task-expired task-ignored task-requeued task-released task-handedback task-recognised task-worker-lost task-runaway
 task-buried worker-process-init worker-process-shutdown worker-online worker-heartbeat worker-stopping worker-offline
-worker-lost scheduler-tick broker-lost broker-back backend-lost backend-back lease-lost dead-letters-trimmed
-events-dropped
+worker-lost scheduler-online scheduler-offline scheduler-tick broker-lost broker-back backend-lost backend-back
+lease-lost dead-letters-trimmed events-dropped
 """
 #: The types of events there are: what each is about is said in docs/hooks.md.
 EVENT_TYPES = frozenset(_TYPES.split())
@@ -61,8 +61,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     #: What else there is to say. Of a task that ended: `runtime` (seconds) and `reason` (text); of one that was buried:
     #: `reason`; of its progress: `state` and `meta`. Of a worker: `queues`, `reason`, `away` (seconds); of its
     #: heartbeat: `pid`, `queues`, `slots`, `running`, `waiting`, `received`; of a lost one: `missed_by`. Of a tick:
-    #: `schedule`, `due`. Of lost leases: `ids`. Of trimmed dead letters: `queue`, `count`, `why`. Of dropped events:
-    #: `count`.
+    #: `schedule`, `due` (instant), `what` ("sent", "missed", "skipped" or "failed"), `id`, `note`. Of lost leases:
+    #: `ids`. Of trimmed dead letters: `queue`, `count`, `why`. Of dropped events: `count`.
     details: Mapping[str, Any] = {}
 
 
@@ -106,7 +106,7 @@ def register_executors(register: Register) -> None:
 
 @hookspec
 def register_schedules(register: Register) -> None:
-    """Contribute kinds of schedules by name."""
+    """Contribute kinds of schedules by name: each target is a subclass of `dray.Schedule`."""
 
 
 @hookspec

@@ -12,6 +12,7 @@ from .limits import is_limit_key
 from .message import HIGHEST_PRIORITY
 from .queues import LONGEST_KEY
 from .retries import seconds
+from .schedules import every, read_schedule
 from .setting_values import read_seconds
 from .settings import read_setting
 from .task_hooks import check_hooks
@@ -114,6 +115,10 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff_max: float | timedelta
     retry_jitter: bool
     retry_until: float | timedelta | datetime | None
+    #: When schedulers send it: "0 3 * * *", crontab(...), seconds, or a table with the words of an entry.
+    schedule: Any
+    #: The same for an interval: seconds, a timedelta or "15m".
+    every: float | timedelta | str | None
 
 
 class SendOptions(TypedDict, total=False):
@@ -194,9 +199,21 @@ def check_task_options(options: Mapping[str, Any], task: str) -> None:
         seconds(expires, "expires", task)
     check_hooks(options, task)
     read_webhooks(options.get("webhook"), task)
+    _check_schedule(options, task)
     names = options.get("sensitive", ())
     if isinstance(names, str) or not (isinstance(names, Iterable) and all(isinstance(name, str) for name in names)):
         raise TaskOptionError(f"{task}: sensitive is a list of parameter names, ('password',); got {names!r}")
+
+
+def _check_schedule(options: Mapping[str, Any], task: str) -> None:
+    """Raise `ConfigurationError` for what is no schedule; tables are read when a scheduler starts, with the plugins."""
+    said, interval = options.get("schedule"), options.get("every")
+    if said is not None and interval is not None:
+        raise TaskOptionError(f"{task}: give schedule= or every=, not both")
+    if interval is not None:
+        every(interval)
+    elif said is not None and not isinstance(said, Mapping):
+        read_schedule(said, f"@app.task of {task}")
 
 
 def check_send_options(options: Mapping[str, Any], task: str) -> None:

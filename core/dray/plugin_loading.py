@@ -40,7 +40,13 @@ KINDS: Mapping[str, str] = {
     "panels": "panel",
 }
 #: The modules that contribute what dray itself comes with, through the hooks that everybody uses.
-BUILT_IN = ("dray_brokers.plugin", "dray_backends.plugin", "dray_serializers.plugin", "dray.executors.plugin")
+BUILT_IN = (
+    "dray_brokers.plugin",
+    "dray_backends.plugin",
+    "dray_serializers.plugin",
+    "dray.executors.plugin",
+    "dray.schedules",
+)
 #: The distribution that the built-in plugins belong to.
 OWN = "dray"
 

@@ -131,7 +131,7 @@ def read_value(setting: Setting, value: Any) -> Any:
         # msgspec's own words speak of `str` and `$`; what the setting takes is said in ours.
         raise ValueError("that does not fit") from None
     if setting.form == "timezone":
-        _check_timezone(value)
+        check_timezone(value)
     return value
 
 
@@ -248,7 +248,8 @@ def _json(text: str) -> Any:
         raise ValueError(f"as text it is written in JSON, and this is not JSON: {error}") from None
 
 
-def _check_timezone(name: str) -> None:
+def check_timezone(name: str) -> None:
+    """Raise ValueError, with the nearest name, when there is no such time zone on this machine."""
     if name == "UTC":
         return
     import zoneinfo  # slow to import, and UTC needs none of it

@@ -332,6 +332,15 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         bool, _of("Time", "True: a datetime given without a zone is in UTC; False: it is in `timezone`.")
     ] = True
 
+    beat_schedule: Annotated[
+        dict[Annotated[str, Meta(min_length=1, extra={"takes": "name"})], dict[str, Any]],
+        _of("Schedules", "What schedulers send when: a table of entries by name; see docs/scheduling.md."),
+    ] = {}
+    beat_max_loop_interval: Annotated[
+        Positive,
+        _of("Schedules", "How long a scheduler sleeps at most before it looks for schedules that have changed."),
+    ] = 5.0
+
     worker_name: Annotated[Name | None, _own("Worker", "The worker's name; None: made of process and host.")] = None
     worker_pool: Annotated[
         Name, _of("Worker", "What tasks run on: 'threads', 'processes', 'gevent', 'solo', 'asyncio' or a plugin's.")

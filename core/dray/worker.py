@@ -29,6 +29,7 @@ from .errors import BrokerError, ConfigurationError
 from .heart import Heart
 from .job import Job
 from .leases import Keeper
+from .scheduler import Scheduler
 from .settle import Settler
 from .source import Source
 from .sweeper import Sweeper
@@ -74,6 +75,7 @@ class Worker:
         async_pool: str | None = None,
         name: str | None = None,
         burst: bool = False,
+        beat: bool = False,
         lease: float | None = None,
         shutdown_timeout: float | None = None,
     ) -> None:
@@ -81,6 +83,8 @@ class Worker:
         self.app = app
         self.name = (name or conf.worker_name or f"{app.name}-{os.getpid()}@%h").replace("%h", socket.gethostname())
         self.burst = burst
+        #: Sends tasks on their schedules too, if that was asked for.
+        self._scheduler = Scheduler(app, name=self.name) if beat else None
         self.lease = lease or conf.worker_lease
         self.shutdown_timeout = conf.worker_shutdown_timeout if shutdown_timeout is None else shutdown_timeout
         self._chosen = [queues] if isinstance(queues, str) else list(queues) if queues else None
@@ -194,6 +198,8 @@ class Worker:
         signals.worker_init.send(sender=self)
         if self._runs_tasks_here:
             signals.worker_process_init.send(sender=self.name)
+        if self._scheduler is not None:
+            self._scheduler.prepare()
         conf, queues = self.app.conf, self.queues
         if conf.worker_send_task_events:
             self.app.events.record(work=True)
@@ -258,6 +264,8 @@ class Worker:
         self._keeper.start()
         if self._autoscaler is not None:
             self._autoscaler.start()
+        if self._scheduler is not None:
+            self._scheduler.begin()
         self.app.notify("worker-online", worker=self.name, queues=queues)
         signals.worker_ready.send(sender=self)
         self._heart.start()
@@ -312,6 +320,8 @@ class Worker:
         signals.worker_shutting_down.send(
             sender=self.name, sig=None, how="Cold" if self._hurry.is_set() else "Warm", exitcode=0
         )
+        if self._scheduler is not None:
+            self._scheduler.stop()
         if self._autoscaler is not None:
             self._autoscaler.stop()
         self._heart.stop()

@@ -50,6 +50,7 @@ def something_else(row: Row) -> str:
         "task_publish_retry_policy": '{"max_retries": 7}',
         "plugin_choices": '{"brokers.nats": "acme-nats/nats"}',
         "timezone": "Asia/Tokyo",
+        "beat_schedule": '{"nightly": {"task": "shop.clean", "schedule": "@daily"}}',
         "MAX,MIN": "10,3",
         "'fork' or 'forkserver' or 'spawn'": "spawn",
         "worker_max_memory_per_child": "500000000",
@@ -329,7 +330,7 @@ def test_a_path_that_leads_nowhere_says_where_it_ends(path: str, said: str, modu
         (types.SimpleNamespace(task_qeues=[]), "", "'task_qeues' is not a setting; did you mean 'task_queues'"),
         (types.SimpleNamespace(worker_lost_wait=5), "", "is noticed at once"),
         (types.SimpleNamespace(CELERY_BROKER_URL="x"), "", "say namespace='CELERY'"),
-        (types.SimpleNamespace(beat_schedule={}), "", "no scheduler"),
+        (types.SimpleNamespace(beat_scheduler="x"), "", "kept in the store"),
     ],
 )
 def test_names_that_were_meant_as_settings_and_are_none_are_refused(source: Any, namespace: str, said: str) -> None:

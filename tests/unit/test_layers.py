@@ -17,19 +17,20 @@ FLOORS = {
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
     "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
     "assisted_consumer failover transactions processors revocations rates grouping holds webhook_signatures "
-    "webhook_options webhook_post task_hooks",
+    "webhook_options webhook_post task_hooks schedules",
     "sending": "options routes context redaction canvas report epitaphs lineage result dead_letters task connections "
     "signalling event_ring recorder events presence sender followups endings fan_results fans flows group_result "
-    "builtin_tasks webhooks alerts job execution shared app limits locks unique",
+    "builtin_tasks webhooks alerts job execution shared limits locks unique schedule_entries schedule_book "
+    "schedule_control app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "heart settle leases sweeper gate worker",
+    "heart settle leases sweeper gate ticking scheduler worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 
 #: The imports that go up: made inside a function, when the floor above is asked for by name.
-STAIRS = {("app", "worker")}
+STAIRS = {("app", "worker"), ("app", "scheduler")}
 
 
 def modules() -> list[Path]:

@@ -24,11 +24,13 @@ from .session import Session
 #: The commands: under which heading they are shown, their module (which has the command under its name), and a line.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "worker": ("Run tasks", "worker", "Run the tasks that wait in queues."),
+    "scheduler": ("Run tasks", "scheduler", "Send tasks on their schedules."),
     "demo": ("Run tasks", "demo", "See it work: a real queue, a worker, and a kill -9 in the middle."),
     "call": ("Send and follow", "call", "Send a task."),
     "result": ("Send and follow", "result", "Show what became of a task."),
     "revoke": ("Send and follow", "result", "Cancel tasks, durably."),
     "queues": ("Look after what is kept", "queues", "Show what waits where."),
+    "schedule": ("Look after what is kept", "schedule", "Show and change what is sent when."),
     "purge": ("Look after what is kept", "queues", "Delete everything that waits in a queue."),
     "dead": ("Look after what is kept", "dead", "Show, replay or delete the dead letters."),
     "results": ("Look after what is kept", "results", "Delete results whose time is up."),
@@ -39,6 +41,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "settings": ("Find out", "settings", "Show the settings, and where they come from."),
     "plugins": ("Find out", "plugins", "Show what is plugged in, or write a new plugin."),
 }
+
+#: Other names for old hands.
+ALIASES = {"beat": "scheduler"}
 
 EXAMPLES = (
     ("dray demo", "see it work"),
@@ -63,6 +68,7 @@ class _Main(Helpful, click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return _from_plugins(ctx, cmd_name)
         _, module, _ = COMMANDS[cmd_name]
@@ -82,7 +88,7 @@ class _Main(Helpful, click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading in dict.fromkeys(heading for heading, _, _ in COMMANDS.values()):
-            rows = [(f"{name:<8}", line) for name, (under, _, line) in COMMANDS.items() if under == heading]
+            rows = [(f"{name:<9}", line) for name, (under, _, line) in COMMANDS.items() if under == heading]
             with formatter.section(heading):
                 formatter.write_dl(rows)
 

@@ -16,8 +16,9 @@ from .session import Session
 if TYPE_CHECKING:
     from ..app import Dray
 
-_ARGS = json_of(list, "a list in quotes, --args '[1, \"two\"]', or name a file, --args @args.json")
-_KWARGS = json_of(dict, "an object in quotes, --kwargs '{\"x\": 1}', or name a file, --kwargs @kwargs.json")
+#: Read arguments: also those of a schedule.
+ARGS = json_of(list, "a list in quotes, --args '[1, \"two\"]', or name a file, --args @args.json")
+KWARGS = json_of(dict, "an object in quotes, --kwargs '{\"x\": 1}', or name a file, --kwargs @kwargs.json")
 
 
 @command(
@@ -41,12 +42,10 @@ _KWARGS = json_of(dict, "an object in quotes, --kwargs '{\"x\": 1}', or name a f
     "-a",
     "args",
     metavar="JSON",
-    callback=_ARGS,
+    callback=ARGS,
     help="Positional arguments: a JSON list, @FILE, - (stdin).",
 )
-@option(
-    "--kwargs", "-k", "kwargs", metavar="JSON", callback=_KWARGS, help="Arguments by name: a JSON object, @FILE, -."
-)
+@option("--kwargs", "-k", "kwargs", metavar="JSON", callback=KWARGS, help="Arguments by name: a JSON object, @FILE, -.")
 @option("-Q", "--queue", metavar="NAME", help="The queue.", default_text="the task's own")
 @option("--exchange", metavar="NAME", help="Instead of a queue: whichever is bound to this exchange in task_queues.")
 @option("--routing-key", metavar="KEY", help="With --exchange, or for the default exchange.")

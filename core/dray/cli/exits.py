@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from ..errors import ArgumentsError, BackendUnavailable, BrokerUnavailable, ConfigurationError, DrayError
+from ..errors import (
+    ArgumentsError,
+    BackendUnavailable,
+    BrokerUnavailable,
+    ConfigurationError,
+    DrayError,
+    StoreUnavailable,
+)
 
 OK = 0
 FAILURE = 1
@@ -35,7 +42,7 @@ class Stop(Exception):
     def on(cls, error: DrayError) -> Stop:
         """Return what ends the command for an error of dray's: its text, and the exit code for its kind."""
         match error:
-            case BrokerUnavailable() | BackendUnavailable():
+            case BrokerUnavailable() | BackendUnavailable() | StoreUnavailable():
                 code = UNREACHABLE
             case ConfigurationError() | ArgumentsError():
                 code = USAGE

@@ -168,6 +168,7 @@ def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
     also=["--hostname"],
 )
 @option("-I", "--include", metavar="MODULES", multiple=True, callback=names, help="More modules with tasks, to import.")
+@option("-B", "--beat", is_flag=True, help="Send tasks on their schedules too, as `dray scheduler` does.")
 @option("--burst", is_flag=True, help="End when nothing is left that is due.")
 @option("--max-tasks", metavar="N", type=click.IntRange(min=1), help="End when about so many messages were taken.")
 @option("--max-idle", metavar="SECONDS", callback=seconds, help="End when there was nothing to do for so long.")

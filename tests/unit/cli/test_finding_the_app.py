@@ -65,7 +65,7 @@ def test_python_m_dray_is_the_same_command() -> None:
 
 def test_an_unknown_command_is_told_from_what_there_is(run: CommandLine) -> None:
     message = run("wroker").usage_error()
-    assert message.startswith("there is no command 'wroker'; did you mean 'worker'? Commands: worker, demo, call")
+    assert message.startswith("there is no command 'wroker'; did you mean 'worker'? Commands: worker, scheduler, demo")
 
 
 # Finding the app

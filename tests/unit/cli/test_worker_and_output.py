@@ -108,7 +108,7 @@ def test_pools_of_celery_are_answered(run: CommandLine, celery: str, here: str) 
 
 @pytest.mark.parametrize(
     "args",
-    [["-O", "fair"], ["-B"], ["--purge"], ["--statedb=x"], ["--without-gossip"], ["--heartbeat-interval", "3"]],
+    [["-O", "fair"], ["-s", "x"], ["--purge"], ["--statedb=x"], ["--without-gossip"], ["--heartbeat-interval", "3"]],
 )
 def test_options_of_celery_are_answered(run: CommandLine, args: list[str]) -> None:
     option = args[0].partition("=")[0]
