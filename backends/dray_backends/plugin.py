@@ -49,3 +49,5 @@ def register_backends(register: Callable[[str, Any], None]) -> None:
 @hookimpl
 def register_stores(register: Callable[[str, Any], None]) -> None:
     register("memory", "dray_backends.memory_store:MemoryStore")
+    for scheme in REDIS:
+        register(scheme, "dray_backends.redis_store:RedisStore")
