@@ -31,7 +31,7 @@ from dray.cli import COMMANDS, cli
 from dray.cli.command import Helpful
 from dray.plugin_loading import KINDS
 from dray.settings import Row, describe
-from dray.testing import BrokerContract, ResultBackendContract, SerializerContract
+from dray.testing import BrokerContract, ResultBackendContract, SerializerContract, StoreContract
 
 HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -115,8 +115,10 @@ WORDS = {
 
 #: What to say of public names that are neither classes nor functions.
 CONSTANTS = {
+    "Check": "What a change of a store asks for before it is made: the union of `Absent`, `Present` and `Equals`.",
     "FOREVER": "Longer than any delay a broker with unlimited delays is asked for, in seconds.",
     "Outcome": "What became of one execution, as data: the union of `Done`, `Again`, `Failed`, `Rejected` ...",
+    "Write": "What a change of a store does: the union of `Put`, `Add`, `Delete`, `Index` and `Unindex`.",
     "__version__": "The version of dray, as text.",
     "hookimpl": "Marks a function of a plugin as the implementation of the hook of that name.",
 }
@@ -212,7 +214,7 @@ def _by_kind() -> Iterator[tuple[str, list[str]]]:
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",
         "For plugins: hooks": "hookspecs middleware",
-        "For plugins: the ports": "broker backend serializer compressor seal executors capabilities clock",
+        "For plugins: the ports": "broker backend store serializer compressor seal executors capabilities clock",
         "What travels": "message outcome",
     }
     homes = {home: heading for heading, modules in headings.items() for home in modules.split()}
@@ -324,6 +326,14 @@ CARDS = {
     "TestMongoBackend": "mongodb, on mongomock",
     "TestS3Backend": "s3, on moto",
     "TestFileBackend": "file",
+    "TestMemoryStore": "memory",
+    "TestSqliteStore": "sqlite",
+    "TestRedisStore": "redis",
+    "TestRedisInThreeShardsStore": "redis, in three shards",
+    "TestValkeyStore": "redis, on Valkey",
+    "TestRedisWithTlsAndNarrowRightsStore": "redis, with TLS and narrow rights",
+    "TestRedisSentinelStore": "redis+sentinel",
+    "TestRedisClusterStore": "redis+cluster",
     "TestJsonSerializer": "json",
     "TestMsgpackSerializer": "msgpack",
     "TestPickleSerializer": "pickle",
@@ -494,9 +504,9 @@ def capabilities() -> str:
 
 
 def kits() -> str:
-    """Return the sections of the three conformance kits, with how many tests each has."""
+    """Return the sections of the conformance kits, with how many tests each has."""
     rows = []
-    for kit in (BrokerContract, ResultBackendContract, SerializerContract):
+    for kit in (BrokerContract, ResultBackendContract, StoreContract, SerializerContract):
         for section in reversed(kit.__mro__):
             tests = [name for name in vars(section) if name.startswith("test_")]
             if tests:

@@ -51,3 +51,4 @@ def register_stores(register: Callable[[str, Any], None]) -> None:
     register("memory", "dray_backends.memory_store:MemoryStore")
     for scheme in REDIS:
         register(scheme, "dray_backends.redis_store:RedisStore")
+    register("sqlite", "dray_backends.sqlite_store:SqliteStore")

@@ -1,6 +1,6 @@
 """One SQLite file, safely used by many threads and processes: connections, write transactions, errors, wake-ups.
 
-Used by the SQLite broker and, from the other package, by the SQLite result backend
+Used by the SQLite broker and, from the other package, by the SQLite result backend and store
 (docs/decisions/0009-one-connection-file-per-server.md).
 """
 
@@ -28,7 +28,7 @@ CACHE_KIB = 8000
 
 CREATE_PARTS = """
 CREATE TABLE IF NOT EXISTS dray_schema (
-    part TEXT PRIMARY KEY,          -- 'broker' or 'backend': they may share one file
+    part TEXT PRIMARY KEY,          -- 'broker', 'backend' or 'store': they may share one file
     version INTEGER NOT NULL        -- of that part's tables
 ) STRICT"""
 FIND_VERSION = "SELECT version FROM dray_schema WHERE part = ?"
@@ -172,6 +172,11 @@ class SqliteFile:
         pool = self._pool
         if pool is not None:
             pool.doorbell.ring()
+
+    @property
+    def survives_power_cuts(self) -> bool:
+        """Whether what was committed survives the death of the machine too."""
+        return self._options.synchronous == "full"
 
     @property
     def is_open(self) -> bool:

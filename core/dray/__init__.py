@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from .store import Index as Index
     from .store import Present as Present
     from .store import Put as Put
+    from .store import Revise as Revise
     from .store import Store as Store
     from .store import StoreCapabilities as StoreCapabilities
     from .store import Take as Take
@@ -142,8 +143,8 @@ _HOMES = {
     "settings": "Settings",
     "shared": "current_app shared_task",
     "store": (
-        "Absent Add Change Changed Check Delete Due Equals Hold Index Present Put Store StoreCapabilities Take Unindex "
-        "Write"
+        "Absent Add Change Changed Check Delete Due Equals Hold Index Present Put Revise Store StoreCapabilities Take "
+        "Unindex Write"
     ),
     "task": "Task",
     "urls": "Url mask",

@@ -10,18 +10,28 @@ when.
 All calls block, come in batches, and may be made from any thread at the same time. Translate the driver's errors:
 `StoreUnavailable` when the store cannot be reached or the reply was lost (the engine then asks again), `StoreError` for
 anything else. `dray.testing.StoreContract` holds an adapter to every sentence of this page.
+
+**Clocks.** Checks, counts and the order of changes owe nothing to clocks. Times to live, limits and places do. Where
+the server has no clock of its own (`server_time` is False), every process goes by its host's, and while two of these
+differ by s seconds, whoever is ahead finds a partition forgotten s seconds early, and a place free s seconds before its
+holder thinks it is; tokens of places still only grow, and what has begun anew for one has begun anew for all. A bucket
+gives tokens for s seconds too many, once. So let places and partitions live for far longer than clocks may differ.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Generic, TypeVar
 
 import msgspec
 
 from .clock import SYSTEM_CLOCK, Clock
 from .urls import Url
+
+T = TypeVar("T")
 
 #: Longest names of partitions, keys and indexes (characters), and the largest value every store has to take (bytes).
 MAX_NAME, MAX_VALUE = 250, 256 * 1024
@@ -113,7 +123,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     #: Keys whose values the answer tells, as they are right after the writes, or, when a check failed, as they were.
     reads: tuple[str, ...] = ()
     #: The partition is forgotten so many seconds from now, index entries included (`math.inf`: never); None leaves that
-    #: as it is. A new partition lives for ever. Takes effect with the writes.
+    #: as it is. A new partition lives for ever. Takes effect with the writes, and never without any.
     ttl: float | None = None
 
 
@@ -159,6 +169,17 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
     most: int = 1
 
 
+class Revise(msgspec.Struct, Generic[T], frozen=True):
+    """One value of a partition, and the rule by which it is changed."""
+
+    part: str
+    key: str
+    #: Given the value (None: there is none) and the instant now, it returns an answer, the value that is to be put
+    #: (None: it stays as it is), and the partition's time to live from then on. It may be asked more than once, and
+    #: within a transaction: it is quick, and does not use the store.
+    rule: Callable[[bytes | None, float], tuple[T, bytes | None, float | None]]
+
+
 class StoreCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What one store can promise beyond its contract."""
 
@@ -173,9 +194,9 @@ class StoreCapabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store(ABC):
-    """A place for records that are changed under conditions. Made from a URL, opened before use; not carried across a
+    """A place for records that are changed under conditions. Made from a URL, opened before use.
 
-    fork.
+    It is not carried across a fork.
     """
 
     capabilities: StoreCapabilities = StoreCapabilities()
@@ -236,7 +257,10 @@ class Store(ABC):
         return 0
 
     def watch(self, part: str, timeout: float) -> None:
-        """Wait until the partition may have changed, or for `timeout` seconds. This default comes back now and then."""
+        """Wait until the partition may have changed, or for `timeout` seconds. This default comes back now and then.
+
+        What changed after the caller's last look and before this call may be missed: `timeout` is how late one can be.
+        """
         self.clock.wait(threading.Event(), min(timeout, LOOK))
 
     # Made of the above. Adapters may override these to need fewer steps
@@ -261,19 +285,7 @@ class Store(ABC):
         A turn that is no more than `ahead` away is taken and kept for it; one that is further away is not taken. The
         rule is the generic cell rate algorithm: the bucket is known by the instant at which it will be full again.
         """
-        return [self._take(wish) for wish in takes]
-
-    def _take(self, wish: Take) -> float:
-        while True:
-            now = self.now()
-            kept = self.get(wish.part, "full").get("full")
-            wait, full = turn(wish, now, float(kept) if kept is not None else now)
-            if full is None:
-                return wait
-            # Forgotten once it is full: an untouched bucket is a full one.
-            ttl = float(full) - now + BUCKET_KEPT
-            if self.commit([Change(wish.part, (_unchanged("full", kept),), (Put("full", full),), (), ttl)])[0].applied:
-                return wait
+        return self.revise([Revise(wish.part, "full", partial(_turn, wish)) for wish in takes])
 
     def hold(self, holds: Sequence[Hold]) -> Sequence[int]:
         """Take or renew a place for each wish; return its fencing token (1 or more), or 0 when all places are taken.
@@ -281,71 +293,81 @@ class Store(ABC):
         Tokens of one partition only grow: what has been written under a token must not be overwritten under a lower
         one. Renewing keeps the token. A place not renewed in time is free again.
         """
-        return [self._hold(wish) for wish in holds]
-
-    def _hold(self, wish: Hold) -> int:
-        while True:
-            now = self.now()
-            kept = self.get(wish.part, "places").get("places")
-            places = Places() if kept is None else msgspec.msgpack.decode(kept, type=Places)
-            token, places = places.with_one_for(wish, now)
-            if not token:
-                return 0
-            if self._kept(wish, kept, places):
-                return token
+        return self.revise([Revise(wish.part, "places", partial(_place, wish)) for wish in holds])
 
     def let_go(self, holds: Sequence[Hold]) -> None:
         """Give the places back; those that are not held are no error."""
-        for wish in holds:
-            while True:
-                kept = self.get(wish.part, "places").get("places")
-                places = Places() if kept is None else msgspec.msgpack.decode(kept, type=Places)
-                if wish.holder not in places.held:
-                    break
-                places = places.without(wish.holder)
-                if self._kept(wish, kept, places.without(wish.holder)):
-                    break
+        self.revise([Revise(wish.part, "places", partial(_no_place, wish)) for wish in holds])
 
-    def _kept(self, wish: Hold, before: bytes | None, places: Places) -> bool:
-        """Keep who holds the places of a partition, if nobody else has changed that; return whether it was done."""
-        put = Put("places", msgspec.msgpack.encode(places))
-        change = Change(wish.part, (_unchanged("places", before),), (put,), (), wish.seconds + TOKENS_KEPT)
-        return self.commit([change])[0].applied
+    def revise(self, wishes: Sequence[Revise[T]]) -> Sequence[T]:
+        """Change values by rules, one after the other; return what the rules answered.
+
+        Nobody else changes a value between the look at it and the put. A store with transactions needs one for all.
+        """
+        return [self._revised(wish) for wish in wishes]
+
+    def _revised(self, wish: Revise[T]) -> T:
+        part, key = wish.part, wish.key
+        while True:
+            now = self.now()
+            kept = self.get(part, key).get(key)
+            answer, value, ttl = wish.rule(kept, now)
+            if value is None:
+                return answer
+            unchanged = Absent(key) if kept is None else Equals(key, kept)
+            if self.commit([Change(part, (unchanged,), (Put(key, value),), (), ttl)])[0].applied:
+                return answer
 
 
-class Places(msgspec.Struct, frozen=True, array_like=True):
-    """Who holds the places of a partition, as one value: holder -> (token, until when)."""
+# The rules of limits and locks
+
+
+def _turn(wish: Take, kept: bytes | None, now: float) -> tuple[float, bytes | None, float | None]:
+    """Answer how long a wish has to wait. What is kept is the instant at which the bucket will be full again."""
+    # What is a millionth of a second away is there: instants since 1970 are not told apart more finely.
+    filling = max(0.0, float(kept or now) - now) + wish.cost * wish.every
+    wait = max(0.0, round(filling - wish.burst * wish.every, 6))
+    if wait > wish.ahead:
+        return wait, None, None
+    # Forgotten once it is full: an untouched bucket is a full one.
+    return wait, repr(now + filling).encode(), filling + BUCKET_KEPT
+
+
+class _Places(msgspec.Struct, frozen=True, array_like=True):
+    """Who holds the places of a partition: holder -> (token, until when)."""
 
     #: The last token given out.
     last: int = 0
     held: dict[str, tuple[int, float]] = {}
 
-    def with_one_for(self, wish: Hold, now: float) -> tuple[int, Places]:
-        """Return the token for a wish, 0 if all places are taken, and what is to be kept then."""
-        held = {who: place for who, place in self.held.items() if place[1] > now}
-        token, _ = held.get(wish.holder, (0, 0.0))
-        if not token:
-            if len(held) >= wish.most:
-                return 0, self
-            token = self.last + 1
-        held[wish.holder] = token, now + wish.seconds
-        return token, Places(max(self.last, token), held)
+    @classmethod
+    def of(cls, kept: bytes | None, now: float) -> _Places:
+        """Return what is kept, without the places whose time is up."""
+        places = cls() if kept is None else msgspec.msgpack.decode(kept, type=cls)
+        return cls(places.last, {who: place for who, place in places.held.items() if place[1] > now})
 
-    def without(self, holder: str) -> Places:
-        """Return what is kept when this holder has gone."""
-        return Places(self.last, {who: place for who, place in self.held.items() if who != holder})
+    def kept(self, now: float) -> tuple[bytes, float]:
+        """Return what is to be kept, and for how long: the last token outlives every place."""
+        longest = max((until - now for _, until in self.held.values()), default=0.0)
+        return msgspec.msgpack.encode(self), longest + TOKENS_KEPT
 
 
-def turn(wish: Take, now: float, full: float) -> tuple[float, bytes | None]:
-    """Return how long a wish has to wait, and when the bucket will then be full (None: nothing is taken).
+def _place(wish: Hold, kept: bytes | None, now: float) -> tuple[int, bytes | None, float | None]:
+    """Answer the token of a place, or 0."""
+    places = _Places.of(kept, now)
+    token, _ = places.held.get(wish.holder, (0, 0.0))
+    if not token:
+        if len(places.held) >= wish.most:
+            return 0, None, None
+        token = places.last + 1
+    held = places.held | {wish.holder: (token, now + wish.seconds)}
+    return token, *_Places(max(places.last, token), held).kept(now)
 
-    `full` is when it would be full as things are.
-    """
-    # What is a millionth of a second away is there: instants since 1970 are not told apart more finely.
-    filling = max(0.0, full - now) + wish.cost * wish.every
-    wait = max(0.0, round(filling - wish.burst * wish.every, 6))
-    return wait, repr(now + filling).encode() if wait <= wish.ahead else None
 
-
-def _unchanged(key: str, value: bytes | None) -> Check:
-    return Absent(key) if value is None else Equals(key, value)
+def _no_place(wish: Hold, kept: bytes | None, now: float) -> tuple[None, bytes | None, float | None]:
+    """Have the place given back."""
+    places = _Places.of(kept, now)
+    if wish.holder not in places.held:
+        return None, None, None
+    del places.held[wish.holder]
+    return None, *places.kept(now)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from dray import Broker, Url
-from dray.testing import BrokerContract, ResultBackendContract
+from dray import Broker, Store, Url
+from dray.testing import BrokerContract, ResultBackendContract, StoreContract
 from dray_backends.sqlite import SqliteBackend
+from dray_backends.sqlite_store import SqliteStore
 from dray_brokers.sqlite import SqliteBroker
 
 
@@ -27,3 +28,12 @@ class TestSqliteBroker(BrokerContract):
 class TestSqliteBackend(ResultBackendContract):
     def make_backend(self, tmp_path: Path) -> SqliteBackend:
         return SqliteBackend(Url.parse(f"sqlite:///{tmp_path}/results.db"))
+
+
+class TestSqliteStore(StoreContract):
+    def make_store(self, tmp_path: Path) -> SqliteStore:
+        return SqliteStore(Url.parse(f"sqlite:///{tmp_path}/records.db?synchronous=full"))
+
+    def cut(self, store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        store._file.close()

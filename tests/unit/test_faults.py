@@ -9,9 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from dray import BackendUnavailable, BrokerError, BrokerUnavailable, Dray, Envelope, ManualClock
+from dray import (
+    Absent,
+    BackendUnavailable,
+    BrokerError,
+    BrokerUnavailable,
+    Change,
+    Dray,
+    Envelope,
+    Hold,
+    ManualClock,
+    Put,
+    StoreUnavailable,
+)
 from dray.testing import memory_app
-from dray.testing.faults import ExecutionLedger, FlakyBackend, FlakyBroker, wait_until
+from dray.testing.faults import ExecutionLedger, FlakyBackend, FlakyBroker, FlakyStore, wait_until
 
 
 @pytest.fixture
@@ -51,6 +63,59 @@ def test_an_app_without_results_has_no_backend_to_stand_before() -> None:
         pytest.raises(ValueError, match="keeps no results"),
     ):
         FlakyBackend.between(app)
+
+
+def test_it_stands_between_an_app_and_its_store(app: Dray) -> None:
+    store = FlakyStore.between(app)
+    assert app.store("a test") is store
+    assert store.inner.clock is app.clock
+    assert store.capabilities == store.inner.capabilities
+    store.commit([Change("p", writes=(Put("a", b"1"),))])
+    assert store.get("p", "a") == {"a": b"1"}
+    assert store.calls == {"open": 1, "commit": 1, "get": 1}
+    assert store.history[1:] == [("commit", ("p",)), ("get", ("p",))]
+    store.sleep()
+    with pytest.raises(StoreUnavailable, match="asleep"):
+        store.now()
+
+
+def test_an_app_without_a_store_has_none_to_stand_before() -> None:
+    with memory_app(ManualClock(), store_url="disabled") as app, pytest.raises(ValueError, match="has no store"):
+        FlakyStore.between(app)
+
+
+def test_a_commit_whose_reply_is_lost_was_made_and_one_that_fails_was_not(app: Dray) -> None:
+    store = FlakyStore.between(app)
+    app.store("a test")
+    claim = Change("p", (Absent("a"),), (Put("a", b"me"),), ("a",))
+    store.fail("commit")
+    store.lose_reply_of("commit")
+    for kept in ({}, {"a": b"me"}):
+        with pytest.raises(StoreUnavailable):
+            store.commit([claim])
+        assert store.get("p", "a") == kept
+    (done,) = store.commit([claim])
+    assert (done.applied, done.values) == (False, {"a": b"me"})
+
+
+def test_a_commit_that_is_broken_off_has_made_its_first_changes_only(app: Dray) -> None:
+    store = FlakyStore.between(app)
+    app.store("a test")
+    changes = [Change(part, writes=(Put("a", b"1"),)) for part in "pqr"]
+    store.break_off(made=2)
+    with pytest.raises(StoreUnavailable, match="after 2 of 3 changes"):
+        store.commit(changes)
+    assert [store.get(part, "a") for part in "pqr"] == [{"a": b"1"}, {"a": b"1"}, {}]
+    assert len(store.commit(changes)) == 3
+
+
+def test_a_place_whose_grant_is_lost_on_the_way_is_granted_again(app: Dray) -> None:
+    store = FlakyStore.between(app)
+    app.store("a test")
+    store.lose_reply_of("hold")
+    with pytest.raises(StoreUnavailable):
+        store.hold([Hold("l", "me", 60.0)])
+    assert store.hold([Hold("l", "you", 60.0), Hold("l", "me", 60.0)]) == [0, 1]
 
 
 def test_a_sleeping_broker_takes_nothing_and_a_woken_one_does(app: Dray) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .faults import ExecutionLedger as ExecutionLedger
     from .faults import FlakyBackend as FlakyBackend
     from .faults import FlakyBroker as FlakyBroker
+    from .faults import FlakyStore as FlakyStore
     from .faults import wait_until as wait_until
     from .held_clock import HeldClock as HeldClock
     from .memory import memory_app as memory_app
@@ -37,6 +38,7 @@ _MODULE_OF = {
     "ExecutionLedger": "faults",
     "FlakyBackend": "faults",
     "FlakyBroker": "faults",
+    "FlakyStore": "faults",
     "HeldClock": "held_clock",
     "ResultBackendContract": "backend_contract",
     "SerializerContract": "serializer_contract",
@@ -53,6 +55,7 @@ __all__ = [
     "ExecutionLedger",
     "FlakyBackend",
     "FlakyBroker",
+    "FlakyStore",
     "HeldClock",
     "ResultBackendContract",
     "SerializerContract",

@@ -1,4 +1,4 @@
-"""Faults on demand: a broker or result backend that fails when a test says so, and a ledger of what has really run.
+"""Faults on demand: a broker, backend or store that fails when a test says so, and a ledger of what has really run.
 
     broker = FlakyBroker.between(app)         # before the app first connects
     with app.worker():
@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ..backend import Record, ResultBackend
 from ..broker import Broker, Consumer
 from ..clock import SYSTEM_CLOCK
-from ..errors import BackendUnavailable, BrokerUnavailable
+from ..errors import BackendUnavailable, BrokerUnavailable, StoreUnavailable
 from ..hookspecs import PLUGIN_API, Register, hookimpl
 from ..message import Delivery
 from ..relay import Relay
+from ..store import Change, Changed, Due, Hold, Revise, Store, Take
 from ..urls import Url
 
 if TYPE_CHECKING:
@@ -40,12 +41,12 @@ class Call(NamedTuple):
     """One call that reached the wrapper, as `Faults.history` keeps it."""
 
     verb: str
-    #: Ids of the envelopes, deliveries or records it was about.
+    #: Ids of the envelopes, deliveries or records it was about; of stores, the partitions or the index.
     ids: tuple[str, ...]
 
 
 class Faults:
-    """What a flaky broker and a flaky backend have in common: when to fail, and what was called. Thread-safe."""
+    """What a flaky broker, backend and store have in common: when to fail, and what was called. Thread-safe."""
 
     unavailable: type[Exception]
 
@@ -225,12 +226,96 @@ class FlakyBackend(Faults, ResultBackend):
         return self._do("purge", self.inner.purge)
 
 
+class FlakyStore(Faults, Store):
+    """A store around another one, with faults on demand.
+
+    Its verbs are those of the port; `get` is one of its own, so that `lose_reply_of("commit")` does not meet a read.
+    """
+
+    unavailable = StoreUnavailable
+
+    def __init__(self, inner: Store) -> None:
+        Faults.__init__(self)
+        Store.__init__(self, inner.url)
+        self.inner = inner
+        self.capabilities = inner.capabilities
+        self._made: deque[int] = deque()
+
+    @classmethod
+    def between(cls, app: Dray) -> FlakyStore:
+        """Put one between `app` and the store that its settings name. Call it before the app connects."""
+        text = app.connections.store_url
+        if text is None:
+            raise ValueError(f"{app} has no store: set store_url")
+        url = Url.parse(text)
+        made = cls(app.plugins.find("stores", url.scheme)(url))
+        app.plugins.register(_Instead("stores", url, made), name=f"flaky-store-{url.scheme}")
+        return made
+
+    def break_off(self, made: int, times: int = 1) -> None:
+        """Have the next `times` calls of `commit` make only their first `made` changes, and then raise Unavailable."""
+        with self._lock:
+            self._made.extend([made] * times)
+
+    def open(self) -> None:
+        self.inner.clock = self.clock
+        self._do("open", self.inner.open)
+        self.capabilities = self.inner.capabilities
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def commit(self, changes: Sequence[Change]) -> Sequence[Changed]:
+        return self._do("commit", lambda: self._commit(changes), _parts(changes))
+
+    def _commit(self, changes: Sequence[Change]) -> Sequence[Changed]:
+        with self._lock:
+            made = self._made.popleft() if self._made else None
+        done = self.inner.commit(changes[:made])
+        if made is not None:
+            raise self.unavailable(f"commit was broken off on purpose, after {len(done)} of {len(changes)} changes")
+        return done
+
+    def scan(self, part: str, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[tuple[str, bytes]]:
+        return self._do("scan", lambda: self.inner.scan(part, prefix, after, limit), [part])
+
+    def due(self, index: str, until: float, limit: int, after: Due | None = None) -> Sequence[Due]:
+        return self._do("due", lambda: self.inner.due(index, until, limit, after), [index])
+
+    def now(self) -> float:
+        return self._do("now", self.inner.now)
+
+    def purge(self) -> int:
+        return self._do("purge", self.inner.purge)
+
+    def watch(self, part: str, timeout: float) -> None:
+        self._do("watch", lambda: self.inner.watch(part, timeout), [part])
+
+    def get(self, part: str, *keys: str) -> Mapping[str, bytes]:
+        return self._do("get", lambda: self.inner.get(part, *keys), [part])
+
+    def add_member(self, part: str, group: str, member: str, value: bytes) -> tuple[bool, int]:
+        return self._do("add_member", lambda: self.inner.add_member(part, group, member, value), [part])
+
+    def take(self, takes: Sequence[Take]) -> Sequence[float]:
+        return self._do("take", lambda: self.inner.take(takes), _parts(takes))
+
+    def hold(self, holds: Sequence[Hold]) -> Sequence[int]:
+        return self._do("hold", lambda: self.inner.hold(holds), _parts(holds))
+
+    def let_go(self, holds: Sequence[Hold]) -> None:
+        self._do("let_go", lambda: self.inner.let_go(holds), _parts(holds))
+
+    def revise(self, wishes: Sequence[Revise[T]]) -> Sequence[T]:
+        return self._do("revise", lambda: self.inner.revise(wishes), _parts(wishes))
+
+
 class _Instead:
     """A plugin that answers for one scheme with an object that is there already."""
 
     dray_api = PLUGIN_API
 
-    def __init__(self, kind: str, url: Url, made: Broker | ResultBackend) -> None:
+    def __init__(self, kind: str, url: Url, made: Broker | ResultBackend | Store) -> None:
         self._kind, self._scheme, self._made = kind, url.scheme, made
 
     @hookimpl
@@ -243,7 +328,12 @@ class _Instead:
         if self._kind == "backends":
             register(self._scheme, self._give)
 
-    def _give(self, url: Url) -> Broker | ResultBackend:
+    @hookimpl
+    def register_stores(self, register: Register) -> None:
+        if self._kind == "stores":
+            register(self._scheme, self._give)
+
+    def _give(self, url: Url) -> Broker | ResultBackend | Store:
         return self._made
 
 
@@ -292,3 +382,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 15.0, look: flo
 
 def _ids(items: Iterable[Any]) -> list[str]:
     return [item.id for item in items]
+
+
+def _parts(items: Iterable[Any]) -> list[str]:
+    return [item.part for item in items]
