@@ -53,4 +53,6 @@ def register_stores(register: Callable[[str, Any], None]) -> None:
     register("memory", "dray_backends.memory_store:MemoryStore")
     register("postgres", "dray_backends.postgres_store:PostgresStore")
     register("postgresql", "dray_backends.postgres_store:PostgresStore")
+    for scheme in REDIS:
+        register(scheme, "dray_backends.redis_store:RedisStore")
     register("sqlite", "dray_backends.sqlite_store:SqliteStore")

@@ -1,6 +1,6 @@
 """Connections to one Redis or Valkey: alone, behind Sentinel or a cluster; scripts; errors in words.
 
-Used by the Redis broker and, from the other package, by the Redis result backend
+Used by the Redis broker and, from the other package, by the Redis result backend and the Redis store
 (docs/decisions/0009-one-connection-file-per-server.md).
 """
 
@@ -37,7 +37,7 @@ L = TypeVar("L", bound="Line")
 
 
 class RedisOptions(msgspec.Struct, frozen=True):
-    """What may follow the `?` of a redis:// URL; the same for broker and result backend. Times are in seconds."""
+    """What may follow the `?` of a redis:// URL; the same for broker, backend and store. Times are in seconds."""
 
     #: What all keys and channels begin with, before a colon: two names on one server know nothing of each other.
     prefix: str = "dray"
@@ -53,9 +53,12 @@ class RedisOptions(msgspec.Struct, frozen=True):
     client_name: str = ""
     #: The Redis protocol: 2 goes through any proxy.
     protocol: Literal[2, 3] = 2
-    #: `WAIT`: a send is confirmed when so many replicas have it, else it fails after `wait_timeout`; broker only.
+    #: `WAIT`: a send, or a change in the store, is confirmed when so many replicas have it, else it fails after
+    #: `wait_timeout`; not for results.
     wait_replicas: int = 0
     wait_timeout: float = 1.0
+    #: In how many parts the store keeps its records, each in one slot of a cluster: 16 there, 1 elsewhere; store only.
+    shards: int | None = None
     #: Credentials of the Sentinels, where these have their own.
     sentinel_username: str = ""
     sentinel_password: str = ""
@@ -350,7 +353,7 @@ class _UnknownScript(Exception):
 
 
 class RedisLink:
-    """The connections of one broker or result backend. Every method may be called from any thread.
+    """The connections of one broker, result backend or store. Every method may be called from any thread.
 
     Not carried across a fork: see `dray.Broker`.
     """

@@ -21,6 +21,8 @@ PASSING = {
     "MASTERDOWN": "is a replica that has lost its master",
     "CLUSTERDOWN": "is a cluster of which a part is down",
     "TRYAGAIN": "is moving these keys to another node of the cluster",
+    # In a script, which stops there.
+    "access a non local key": "is moving these keys to another node of the cluster",
     "NOREPLICAS": "does not write while it has too few replicas (min-replicas-to-write)",
     "MISCONF": "does not write while it cannot save its data to disk; look into its log",
     "max number of clients reached": "takes no more connections; raise its maxclients",

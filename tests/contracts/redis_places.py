@@ -9,6 +9,7 @@ from typing import Any
 
 from dray import Envelope, Url
 from dray_backends.redis import RedisBackend
+from dray_backends.redis_store import RedisStore
 from dray_brokers.redis import RedisBroker
 from tests.servers.redis import RedisTlsServer
 from tests.servers.server import Server
@@ -37,6 +38,13 @@ def open_backend(server: Server | str, **options: object) -> Iterator[RedisBacke
     with closing(RedisBackend(url_of(server, **options))) as backend:
         backend.open()
         yield backend
+
+
+@contextmanager
+def open_store(server: Server | str, **options: object) -> Iterator[RedisStore]:
+    with closing(RedisStore(url_of(server, **options))) as store:
+        store.open()
+        yield store
 
 
 def envelope(id: str, queue: str = "q", **fields: Any) -> Envelope:

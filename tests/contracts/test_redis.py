@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from dray import Broker, ResultBackend
-from dray.testing import BrokerContract, ResultBackendContract
+from dray import Broker, ResultBackend, Store, StoreUnavailable
+from dray.testing import BrokerContract, ResultBackendContract, StoreContract
+from dray_backends.redis_store import RedisStore
 from dray_brokers.redis import RedisBroker
-from tests.contracts.redis_places import open_backend, open_broker
+from tests.contracts.redis_places import open_backend, open_broker, open_store
 
 
 class RedisBrokerContract(BrokerContract):
@@ -36,6 +38,22 @@ class RedisBackendContract(ResultBackendContract):
     def backend(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ResultBackend]:
         with open_backend(request.getfixturevalue(self.server)) as backend:
             yield backend
+
+
+class RedisStoreContract(StoreContract):
+    server: str
+    options: Mapping[str, object] = {}
+    ttl = 0.25
+
+    @pytest.fixture
+    def store(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+        with open_store(request.getfixturevalue(self.server), **self.options) as store:
+            yield store
+
+    def cut(self, store: Store) -> None:
+        assert isinstance(store, RedisStore)
+        with suppress(StoreUnavailable):  # while it is opened again
+            store._link.main.close()
 
 
 class TestRedis(RedisBrokerContract):
@@ -75,4 +93,29 @@ class TestRedisClusterBackend(RedisBackendContract):
 
 
 class TestValkeyBackend(RedisBackendContract):
+    server = "valkey_server"
+
+
+class TestRedisStore(RedisStoreContract):
+    server = "redis_server"
+
+
+class TestRedisInThreeShardsStore(RedisStoreContract):
+    server = "redis_server"
+    options = {"shards": 3}
+
+
+class TestRedisWithTlsAndNarrowRightsStore(RedisStoreContract):
+    server = "redis_tls_server"
+
+
+class TestRedisSentinelStore(RedisStoreContract):
+    server = "redis_sentinel"
+
+
+class TestRedisClusterStore(RedisStoreContract):
+    server = "redis_cluster"
+
+
+class TestValkeyStore(RedisStoreContract):
     server = "valkey_server"

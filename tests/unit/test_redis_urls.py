@@ -8,9 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dray import Dray, Envelope, Url, UrlError
+from dray import Dray, Due, Envelope, Url, UrlError
 from dray_backends.redis import RedisBackend
+from dray_backends.redis_store import RedisStore
+from dray_backends.redis_store_format import entries_from, member_of
 from dray_brokers.redis import RedisBroker
 from dray_brokers.redis_connection import RedisPlace
 from dray_brokers.redis_records import (
@@ -35,10 +39,29 @@ def place(text: str) -> RedisPlace:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_is_both_a_broker_and_a_result_backend(scheme: str) -> None:
+def test_every_scheme_is_a_broker_a_result_backend_and_a_store(scheme: str) -> None:
     plugins = Dray("shop").plugins
     assert plugins.find("brokers", scheme) is RedisBroker
     assert plugins.find("backends", scheme) is RedisBackend
+    assert plugins.find("stores", scheme) is RedisStore
+
+
+@pytest.mark.parametrize("shards", [0, -1, 257])
+def test_a_store_has_from_1_to_256_shards(shards: int) -> None:
+    with pytest.raises(UrlError, match="shards is a number from 1 to 256"):
+        RedisStore(Url.parse(f"redis://localhost?shards={shards}"))
+
+
+def test_one_url_will_do_for_broker_results_and_store() -> None:
+    url = Url.parse("redis+cluster://a,b?prefix=shop&shards=32&wait_replicas=1")
+    assert [kind(url).url for kind in (RedisBroker, RedisBackend, RedisStore)] == [url] * 3
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_entries_of_an_index_sort_as_their_members_do(part: str, key: str, other_part: str, other_key: str) -> None:
+    one, other = Due(1.0, part, key), Due(1.0, other_part, other_key)
+    assert (one < other) == (member_of(one).encode() < member_of(other).encode())
+    assert entries_from([b"1", member_of(one).encode()]) == [one]
 
 
 @pytest.mark.parametrize(
