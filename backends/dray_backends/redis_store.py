@@ -1,7 +1,7 @@
 """The redis:// store: records in Redis or Valkey, changed by scripts, so that each change is one step for everybody.
 
 What a partition looks like there is at the head of `redis_scripts/part.lua`; why, and what shards are, in
-docs/decisions/0018-a-partition-in-redis-is-one-hash.md. Only the server's clock is asked what time it is.
+docs/decisions/0019-a-partition-in-redis-is-one-hash.md. Only the server's clock is asked what time it is.
 """
 
 from __future__ import annotations
