@@ -328,6 +328,8 @@ CARDS = {
     "TestFileBackend": "file",
     "TestMemoryStore": "memory",
     "TestSqliteStore": "sqlite",
+    "TestPostgresStore": "postgresql",
+    "TestDynamoStore": "dynamodb, on MiniStack",
     "TestJsonSerializer": "json",
     "TestMsgpackSerializer": "msgpack",
     "TestPickleSerializer": "pickle",
@@ -447,6 +449,7 @@ OPTIONS = {
     "mongodb": "dray_backends.mongodb:MongoOptions",
     "s3": "dray_backends.s3:S3Options",
     "file": "dray_backends.filesystem:FileOptions",
+    "dynamodb": "dray_backends.dynamodb_table:DynamoOptions",
 }
 
 
@@ -589,6 +592,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "grades": grade_cards,
     },
     "results.md": _tables_of_options("db", "memcached", "mongodb", "s3", "file"),
+    "stores.md": _tables_of_options("dynamodb"),
     "write-a-broker.md": {"capabilities": capabilities},
     "plugins.md": {"resources": resources},
     "errors.md": {"errors": errors},
