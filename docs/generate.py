@@ -340,6 +340,8 @@ CARDS = {
     "TestRedisWithTlsAndNarrowRightsStore": "redis, with TLS and narrow rights",
     "TestRedisSentinelStore": "redis+sentinel",
     "TestRedisClusterStore": "redis+cluster",
+    "TestPostgresStore": "postgresql",
+    "TestDynamoStore": "dynamodb, on MiniStack",
     "TestJsonSerializer": "json",
     "TestMsgpackSerializer": "msgpack",
     "TestPickleSerializer": "pickle",
@@ -459,6 +461,7 @@ OPTIONS = {
     "mongodb": "dray_backends.mongodb:MongoOptions",
     "s3": "dray_backends.s3:S3Options",
     "file": "dray_backends.filesystem:FileOptions",
+    "dynamodb": "dray_backends.dynamodb_table:DynamoOptions",
 }
 
 
@@ -601,6 +604,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "grades": grade_cards,
     },
     "results.md": _tables_of_options("db", "memcached", "mongodb", "s3", "file"),
+    "stores.md": _tables_of_options("dynamodb"),
     "write-a-broker.md": {"capabilities": capabilities},
     "plugins.md": {"resources": resources},
     "errors.md": {"errors": errors},

@@ -241,7 +241,7 @@ DUE = _function(
         ORDER BY e.at, e.part, e.key LIMIT most;
     END""",
 )
-# The rule is `dray.store.turn`. When a bucket or a lock is forgotten is rounded up to minutes: what is indexed by it
+# The rule is that of `Store.take`. When a bucket or a lock is forgotten is rounded up to minutes: what is indexed by it
 # would otherwise be written each time.
 TAKE = _function(
     """store_take(parts text[], everies float8[], bursts float8[], costs float8[], aheads float8[], keep float8)

@@ -50,6 +50,9 @@ def store(ministack_server: MiniStackServer, tmp_path: Path) -> Iterator[DynamoS
 
 
 class TestDynamoStore(StoreContract):
+    # Long enough for a call to a server on a busy machine.
+    ttl = 1.0
+
     @pytest.fixture
     def store(self, store: DynamoStore) -> Store:
         return store

@@ -74,6 +74,9 @@ class TestPostgresBackend(ResultBackendContract):
 
 
 class TestPostgresStore(StoreContract):
+    # Long enough for a call to a server on a busy machine.
+    ttl = 1.0
+
     @pytest.fixture
     def store(self, own_url: Url, tmp_path: Path) -> Iterator[Store]:
         store = PostgresStore(own_url)
