@@ -122,7 +122,7 @@ def outage(call: Call) -> Any:
     raise call.unavailable("it is away")
 
 
-@fault(2, "broker.receive")
+@fault(10, "broker.receive")
 def lent_to_two(call: Call) -> Any:
     came = call.perform()
     if not came or not call.server.lend_again(call.faults.luck.choice(came)):
@@ -130,13 +130,13 @@ def lent_to_two(call: Call) -> Any:
     return came
 
 
-@fault(2, "broker.receive")
+@fault(30, "broker.receive")
 def out_of_order(call: Call) -> Any:
     struck = call.server.shuffle(call.queues[0])
     return call.perform() if struck else call.spared()
 
 
-@fault(3, "broker.publish")
+@fault(8, "broker.publish")
 def stored_twice(call: Call) -> Any:
     result = call.perform()
     doubled = [each for each in call.envelopes if call.faults.may_double(each)]

@@ -21,6 +21,7 @@ from dray.crew import Crew
 from dray.leases import Keeper
 from dray.outcome import Expired, Outcome, Rejected, Revoked
 from dray.recognition import Recognition
+from dray.report import rank, record
 from dray.sender import Sender
 from dray.settle import Settler
 from dray.source import Source
@@ -123,6 +124,17 @@ def _no_renewal(patch: pytest.MonkeyPatch) -> None:
 @without("what has succeeded is recognised", "reading", "keys", "plain")
 def _no_recognition(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recognition, "look", lambda self, looked: frozenset())
+
+
+@without("what has succeeded is not refused afterwards", "reading", "keys", "poison")
+def _refused_after_all(patch: pytest.MonkeyPatch) -> None:
+    def as_any_other(self: Settler, entry: Any, report: Any = None) -> Any:
+        message, found = entry.job.message, report or entry.ended.report
+        place = rank(message, entry.job.delivery.delivery_count)
+        return record(self._app, message.id, found, place, reply_to=message.reply_to)
+
+    patch.setattr("dray.recognition._REFUSED", ())
+    patch.setattr(Settler, "_record", as_any_other)
 
 
 def _refuse_all_but(patch: pytest.MonkeyPatch, kind: type) -> None:

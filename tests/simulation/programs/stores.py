@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, NamedTuple
 
 from dray import Hold, StoreError
@@ -76,12 +77,13 @@ class Locks(Program):
     def __init__(self, stage: Any) -> None:
         super().__init__(stage)
         self.held: list[Held] = []
+        self.numbers = count()
 
     def declare(self, site: Site) -> None:
         def use(request: Any, seconds: float) -> str:
             store, world = site.app.store("locks"), self.stage.world
             # Of this very run: a run that comes back from the dead is another holder.
-            wish = Hold("lock", f"{request.id}@{site.process.name}#{len(self.history.runs)}", self.SECONDS)
+            wish = Hold("lock", f"{request.id}@{site.process.name}#{next(self.numbers)}", self.SECONDS)
             asked = world.now
             (token,) = insist(site, lambda: store.hold([wish]))
             if not token:
@@ -89,9 +91,9 @@ class Locks(Program):
             entry = Held(wish.holder, token, world.now, asked + self.SECONDS)
             self.held.append(entry)
             site.be_in_user_code("locks.use", seconds)
-            ends = world.now
+            # From here on it may be free, whether we hear of it or not.
+            self.held[self.held.index(entry)] = entry._replace(until=min(entry.until, world.now))
             insist(site, lambda: store.let_go([wish]))
-            self.held[self.held.index(entry)] = entry._replace(until=min(entry.until, ends))
             return "used"
 
         site.task("locks.use", use)
