@@ -160,7 +160,8 @@ class GatedBroker(Relay):
         """Nothing is let go of: the servers stay."""
 
     def publish(self, envelopes: Sequence[Envelope]) -> None:
-        self.site.history.writes(self.site.world.current, [each.id for each in envelopes])
+        # Of other attempts of what it holds; callbacks have loans of their own.
+        self.site.history.writes(self.site.world.current, [each.id for each in envelopes if each.attempt])
         Call(
             self.site,
             self.where,
@@ -222,7 +223,12 @@ class GatedConsumer(Consumer):
         return done  # type: ignore[no-any-return]
 
     def release(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        return self._call("release", lambda: self._inner.release(deliveries), deliveries)  # type: ignore[no-any-return]
+        try:
+            return self._call("release", lambda: self._inner.release(deliveries), deliveries)  # type: ignore[no-any-return]
+        except BrokerUnavailable:
+            # Given back uncharged, perhaps; and the worker, who does not know, has them run.
+            self._broker.site.history.perhaps_released.update(plain(each.id) for each in deliveries)
+            raise
 
     def bury(self, deliveries: Sequence[Delivery], reason: str) -> Sequence[Delivery]:
         return self._call("bury", lambda: self._inner.bury(deliveries, reason), deliveries)  # type: ignore[no-any-return]

@@ -82,8 +82,8 @@ class History:
         self.ran_out: dict[tuple[str, str], float] = {}
         #: Until when a process cannot recognise what is done, by its name: the backend did not answer it.
         self.blind: dict[str, float] = {}
-        #: How often a loan of a message was ended by a fault, or ran out for no reason.
-        self.cuts: Counter[str] = Counter()
+        #: How often a message was perhaps given back uncharged, and run all the same.
+        self.perhaps_released: Counter[str] = Counter()
         #: Processes that were stopped in order, and may have given back what ran.
         self.stops = 0
 
@@ -107,9 +107,6 @@ class History:
     def loan_begins(self, id: str, attempt: int, process: Process) -> None:
         self.lent.setdefault((id, attempt, process.name), self.world.now)
         self.ran_out.pop((id, process.name), None)
-
-    def loan_cut(self, id: str) -> None:
-        self.cuts[id] += 1
 
     def loan_ran_out(self, id: str, process: Process, renewed: float) -> None:
         """Take note that a loan is over that was renewed last at an instant. Where no fault struck since, why is it?"""

@@ -82,6 +82,6 @@ def deliveries_are_bounded(stage: Stage) -> None:
         stored[id] += times
     for id, runs in Counter(run.id for run in history.runs).items():
         # What is given back when a worker stops in order is not charged.
-        most = stage.settings["task_max_deliveries"] * stored[id] + history.stops
+        most = stage.settings["task_max_deliveries"] * stored[id] + history.stops + history.perhaps_released[id]
         if runs > most:
             stage.world.complain("deliveries are bounded", f"{id} began {runs} times, at most {most}")

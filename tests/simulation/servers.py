@@ -114,7 +114,6 @@ class LooseBroker(MemoryBroker):
         entry = queue.leased.pop(delivery.receipt, None)
         if entry is None:
             return False
-        self.history.loan_cut(plain(entry.envelope.id))
         queue.put(entry, 0.0, self.clock.monotonic())
         self.ring()
         return True

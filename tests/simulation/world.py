@@ -80,7 +80,7 @@ class Process:
     def freeze(self, seconds: float) -> None:
         """Let nothing of it run for a while; its clock goes on."""
         world = self.world
-        self.frozen_until = world.now + seconds
+        self.struck, self.frozen_until = world.now, world.now + seconds
         self.freezes.append((world.now, self.frozen_until))
         world.say(self.name, f"frozen for {seconds:.3f}")
         if seconds > SILENCE:
