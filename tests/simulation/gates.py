@@ -281,12 +281,7 @@ class GatedBackend(ResultBackend):
         self._call("store", lambda: self.inner.store(records, ttl), [f"{each.id}={each.state}" for each in records])
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, Record]:
-        try:
-            return self._call("fetch", lambda: self.inner.fetch(ids), ids)  # type: ignore[no-any-return]
-        except BackendUnavailable:
-            # For so long what may be done already is run: at least once.
-            self.site.history.blind[self.site.process.name] = self.site.world.now + LEFT_ALONE
-            raise
+        return self._call("fetch", lambda: self.inner.fetch(ids), ids)  # type: ignore[no-any-return]
 
     def forget(self, ids: Sequence[str]) -> None:
         self._call("forget", lambda: self.inner.forget(ids), ids)
@@ -295,8 +290,13 @@ class GatedBackend(ResultBackend):
         return self._call("wait", lambda: self.inner.wait(ids, timeout), ids)  # type: ignore[no-any-return]
 
     def _call(self, verb: str, effect: Callable[[], Any], about: Iterable[str]) -> Any:
-        told = " ".join(about)
-        return Call(self.site, "backend", verb, effect, told and f"{told} ", server=self.inner).pass_gate()
+        told, history = " ".join(about), self.site.history
+        try:
+            return Call(self.site, "backend", verb, effect, told and f"{told} ", server=self.inner).pass_gate()
+        except BackendUnavailable:
+            # For so long what may be done already is perhaps run: at least once.
+            history.blind[self.site.process.name] = self.site.world.now + LEFT_ALONE
+            raise
 
 
 class GatedStore(Store):
