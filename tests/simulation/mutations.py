@@ -38,8 +38,9 @@ class Mutation(NamedTuple):
 
     rule: str
     take_away: Break
-    #: The programs that notice.
+    #: The programs that notice, and on which kind of broker ("": any).
     only: tuple[str, ...]
+    kind: str = ""
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -48,20 +49,24 @@ class Mutation(NamedTuple):
             self.take_away(patch)
             yield
 
+    def play(self, seed: int) -> Played:
+        """Play a seed without the rule."""
+        with self.in_force():
+            return play(seed, only=self.only, kind=self.kind, keep=40)
+
     def first_red(self, seeds: Sequence[int]) -> Played | None:
         """Return the first of these seeds that notices; None if none does."""
-        with self.in_force():
-            return next((played for seed in seeds if (played := play(seed, only=self.only)).complaints), None)
+        return next((played for seed in seeds if (played := self.play(seed)).complaints), None)
 
 
 MUTATIONS: list[Mutation] = []
 
 
-def without(rule: str, *only: str) -> Callable[[Break], Break]:
+def without(rule: str, *only: str, kind: str = "") -> Callable[[Break], Break]:
     """Add a mutation: the rule that it takes away, and the programs that are to notice."""
 
     def add(take_away: Break) -> Break:
-        MUTATIONS.append(Mutation(rule, take_away, only))
+        MUTATIONS.append(Mutation(rule, take_away, only, kind))
         return take_away
 
     return add
@@ -205,7 +210,7 @@ def _new_ids(patch: pytest.MonkeyPatch) -> None:
 # The engine in a poor broker's place
 
 
-@without("a dead letter is laid down before its message is acked", "poison", "unknown")
+@without("a dead letter is laid down before its message is acked", "poison", "unknown", kind="poor")
 def _acked_before_the_letter(patch: pytest.MonkeyPatch) -> None:
     def bury(self: AssistedConsumer, deliveries: Sequence[Delivery], reason: str) -> Sequence[Delivery]:
         letters = [(each, self._epitaph(each, reason)) for each in deliveries]
@@ -216,7 +221,7 @@ def _acked_before_the_letter(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AssistedConsumer, "bury", bury)
 
 
-@without("what has fallen due is passed on before it is acked", "timed", "retries")
+@without("what has fallen due is passed on before it is acked", "timed", "retries", kind="poor")
 def _acked_before_it_is_passed_on(patch: pytest.MonkeyPatch) -> None:
     def pass_on(self: AssistedConsumer, due: Any, came: Sequence[Delivery]) -> None:
         due.ack(came)
@@ -225,7 +230,7 @@ def _acked_before_it_is_passed_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AssistedConsumer, "_pass_on", pass_on)
 
 
-@without("a delivery is counted before it runs", "poison")
+@without("a delivery is counted before it runs", "poison", kind="poor")
 def _not_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AssistedConsumer, "_counts", lambda self, store, shown, marks: {})
 

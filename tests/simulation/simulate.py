@@ -22,15 +22,15 @@ class Played(NamedTuple):
     runs: int
 
 
-def play(seed: int, *, only: tuple[str, ...] = (), keep: int | None = None) -> Played:
-    """Play one seed: with the programs that it draws, or with these."""
+def play(seed: int, *, only: tuple[str, ...] = (), kind: str = "", keep: int | None = None) -> Played:
+    """Play one seed: with the programs and the kind of broker that it draws, or with these."""
     kinds = all_programs()
     if only:
         kinds = [kind for kind in kinds if kind.name in only]
     else:
         chance = Random(f"{seed} programs")
         kinds = sorted(chance.sample(kinds, min(len(kinds), chance.randint(2, 4))), key=lambda kind: kind.name)
-    stage = Stage(seed, kinds, keep=keep)
+    stage = Stage(seed, kinds, kind=kind, keep=keep)
     stage.play()
     world = stage.world
     return Played(

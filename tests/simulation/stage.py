@@ -39,7 +39,9 @@ LEASE, MAX_DELIVERIES = 4.0, 3
 class Stage:
     """One world, and what is in it."""
 
-    def __init__(self, seed: int, programs: Sequence[type[Program]], *, keep: int | None = None) -> None:
+    def __init__(
+        self, seed: int, programs: Sequence[type[Program]], *, kind: str = "", keep: int | None = None
+    ) -> None:
         self.seed = seed
         self.world = world = World(seed, keep=keep)
         self.history = History(world)
@@ -56,7 +58,8 @@ class Stage:
         #: The broker that the engine is given; and the one beside it that does what it cannot.
         self.transport: Broker = self.broker
         self.shelf: LooseBroker | None = None
-        self.kind = plan.choice(["whole", "whole", "poor", "connected"])
+        drawn = plan.choice(["whole", "whole", "poor", "connected"])
+        self.kind = kind or drawn
         if self.kind == "poor":
             self.transport, self.shelf = PoorBroker(self.broker), LooseBroker(self.history)
         elif self.kind == "connected":

@@ -7,7 +7,7 @@ import pytest
 from .mutations import MUTATIONS, Mutation
 
 #: The seeds of which one has to notice.
-SEEDS = range(80)
+SEEDS = range(100)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule.replace(" ", "-"))
