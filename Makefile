@@ -8,7 +8,7 @@ CONTRACTS ?= tests/contracts
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test servers unit contracts grades acceptance faults plugin check lint types format bench bench-peers
-.PHONY: bench-pythons docs clean
+.PHONY: simulate simulation bench-pythons docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,8 @@ demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker kille
 
 test: $(VENV)/.dev servers ## Run every test (installs what they need: packages into $(VENV), servers with apt-get)
 	@# Most of it waits for servers, so the parts go side by side; each prints when it has ended.
-	$(MAKE) --no-print-directory -j5 --output-sync=target contracts-slow acceptance contracts-others unit faults-quick
+	$(MAKE) --no-print-directory -j6 --output-sync=target contracts-slow acceptance contracts-others unit faults-quick \
+		simulation
 	$(MAKE) --no-print-directory plugin
 
 servers: ## Install the servers that tests start, where they are missing: Redis, RabbitMQ, PostgreSQL ...
@@ -60,6 +61,15 @@ $(addprefix faults-on-,$(FAULT_BROKERS)): faults-on-%: $(VENV)/.dev
 
 faults-quick: $(VENV)/.dev servers
 	$(PYTEST) tests/faults
+
+SEEDS ?= 2000
+JOBS ?= 2
+# Instead for example: make simulate SEED=17 (with its trace), make simulate ONLY=plain,callbacks
+simulate: $(VENV)/.dev ## Play the engine in simulated worlds where everything goes wrong, one for each seed (SEEDS=2000)
+	$(BIN)/python -m tests.simulation --jobs $(JOBS) --only '$(ONLY)' $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+simulation: $(VENV)/.dev
+	$(PYTEST) tests/simulation
 
 plugin: $(VENV)/.dev ## Build the example plugin as a wheel and run the kit on it in an environment of its own
 	$(BIN)/python tests/acceptance/plugin_in_its_own_environment.py examples/plugins/dray-folder

@@ -1,20 +1,23 @@
 """Recognises deliveries of calls that have succeeded already, so that they are settled and not run once more.
 
 Looked at is what may have run before: what is delivered again, what carries an idempotency key, and what follows a
-group. All others cost nothing here. Where the result backend does not answer, nothing is recognised and everything
-runs, at least once.
+group. All others cost nothing here. What is to be refused is looked at too: what has succeeded did so before it
+expired, was revoked, or was delivered too often, and its result stays.
+
+Where the result backend does not answer, nothing is recognised and everything runs, at least once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import states
 from .backend import Record
 from .errors import BackendError, DecodeError
 from .job import Job
+from .outcome import Expired, Rejected, Revoked
 from .report import about, rank, read, record
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ logger = logging.getLogger("dray.worker")
 LEFT_ALONE = 10.0
 
 _NOBODY: frozenset[Any] = frozenset()
+#: What triage may say of a message that this very call has nothing to fear from, if it is done.
+_REFUSED = (Expired, Rejected, Revoked)
 
 
 class Recognition:
@@ -42,12 +47,20 @@ class Recognition:
         self._away: dict[str, float] = {}
 
     def look(self, looked: Iterable[tuple[Job, Outcome | None]]) -> frozenset[Any]:
-        """Return the receipts of those jobs, among the ones that are to be run, that are done: they are to be acked.
+        """Return the receipts of those jobs, among the ones that are to be run or refused, that are done: to be acked.
 
-        For those that carry a key and whose last call has failed, what is stored is forgotten: the new call counts.
-        Never raises.
+        For those to be run that carry a key and whose last call has failed, what is stored is forgotten: the new call
+        counts. Never raises.
         """
-        asked = [job for job, outcome in looked if outcome is None and _may_have_run(job) and self._may_be(job)]
+        asked: list[Job] = []
+        refused: set[Any] = set()
+        for job, outcome in looked:
+            if _may_have_run(job) and self._may_be(job):
+                if outcome is None:
+                    asked.append(job)
+                elif isinstance(outcome, _REFUSED):
+                    asked.append(job)
+                    refused.add(job.delivery.receipt)
         if not asked:
             return _NOBODY
         done: list[Any] = []
@@ -55,7 +68,7 @@ class Recognition:
             if self._app.clock.monotonic() < self._away.get(url, 0.0):
                 continue
             try:
-                done += self._done(url, some)
+                done += self._done(url, some, refused)
             except Exception as error:
                 self._away[url] = self._app.clock.monotonic() + LEFT_ALONE
                 logger.warning(
@@ -70,7 +83,7 @@ class Recognition:
         """Tell whether a result of this very call can be stored."""
         return not job.message.ignore_result and job.delivery.queue not in self._broadcast
 
-    def _done(self, url: str, jobs: Sequence[Job]) -> list[Any]:
+    def _done(self, url: str, jobs: Sequence[Job], refused: Container[Any]) -> list[Any]:
         app = self._app
         if self._away.pop(url, None) is not None:
             app.connections.reopen_backend(url)
@@ -78,7 +91,8 @@ class Recognition:
         if backend.address:
             return []  # it sends results to whoever asked, and keeps none
         stored = backend.fetch([job.message.id for job in jobs])
-        if stale := [job.message for job in jobs if _outranks(job, stored.get(job.message.id))]:
+        new = [job for job in jobs if job.delivery.receipt not in refused]
+        if stale := [job.message for job in new if _outranks(job, stored.get(job.message.id))]:
             backend.forget([message.id for message in stale])
             self._tell_pending(stale)
         return [job.delivery.receipt for job in jobs if self._is_done(job, stored.get(job.message.id))]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from . import signals
 from .errors import (
     BackendError,
     BackendUnavailable,
@@ -83,15 +84,15 @@ class Scheduler:
 
     # Life
 
-    def start(self) -> Scheduler:
+    def start(self, *, embedded: bool = True) -> Scheduler:
         """Begin; return at once. Raises what is wrong with the schedules, and what keeps a store from ever being there.
 
-        A store or broker that is away is waited for.
+        A store or broker that is away is waited for. `embedded`: the process is not there for it alone.
         """
         if self._thread is not None:
             raise ConfigurationError("this scheduler is running already")
         self.prepare()
-        self.begin()
+        self.begin(embedded=embedded)
         return self
 
     def prepare(self) -> None:
@@ -105,9 +106,10 @@ class Scheduler:
         except (StoreUnavailable, BrokerUnavailable, BackendUnavailable) as error:
             logger.warning("%s; the scheduler waits for it", error)
 
-    def begin(self) -> None:
+    def begin(self, *, embedded: bool = True) -> None:
         """Begin, prepared."""
         self._stopping.clear()
+        (signals.beat_embedded_init if embedded else signals.beat_init).send(sender=self)
         self._thread = threading.Thread(target=self._work, name="dray-scheduler", daemon=True)
         self._thread.start()
 
@@ -124,7 +126,7 @@ class Scheduler:
 
     def run(self) -> None:
         """Start, and work until `request_stop` is called."""
-        self.start()
+        self.start(embedded=False)
         try:
             self.wait()
         finally:

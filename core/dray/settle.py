@@ -415,7 +415,8 @@ class Settler:
         job, report = entry.job, report or entry.ended.report
         assert report is not None
         message = job.message
-        place = rank(message, job.delivery.delivery_count)
+        # What is refused without having begun yields to whatever an earlier delivery of the same attempt came to.
+        place = rank(message, job.delivery.delivery_count if job.began else 0)
         return record(self._app, message.id, report, place, reply_to=message.reply_to)
 
     def _wait(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:

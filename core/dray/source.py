@@ -287,10 +287,10 @@ class Source:
             self._credit.taken(queue, kind, count)
         done_before = self._recognition.look(looked)
         for job, outcome in looked:
-            if outcome is not None:
-                self._settle(job, triage.unrun(job, outcome))
-            elif job.delivery.receipt in done_before:
+            if job.delivery.receipt in done_before:
                 self._settle(job, Ended(Done(None)))
+            elif outcome is not None:
+                self._settle(job, triage.unrun(job, outcome))
             else:
                 runnable.append(job)
         self._begin(runnable, bool(again))

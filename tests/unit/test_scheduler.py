@@ -25,6 +25,7 @@ from dray import (
     StoreUnavailable,
     crontab,
     hookimpl,
+    signals,
 )
 from dray.schedule_book import RESEND, Book
 from dray.scheduler import BEATEN
@@ -637,3 +638,18 @@ def test_a_tick_costs_a_handful_of_requests_however_many_are_due(site: Site) -> 
     settled(scheduler)
     assert scheduler.sent == 50
     assert site.store.calls <= 10
+
+
+def test_signals_tell_a_scheduler_of_its_own_from_one_inside_another_process() -> None:
+    site, heard = Site(), []
+    signals.beat_init.connect(lambda sender, **_: heard.append(("alone", sender)), dispatch_uid="alone")
+    signals.beat_embedded_init.connect(lambda sender, **_: heard.append(("inside", sender)), dispatch_uid="in")
+    try:
+        with site.app.scheduler() as inside:
+            pass
+        alone = site.app.scheduler()
+        alone.start(embedded=False).stop()
+    finally:
+        signals.beat_init.disconnect(dispatch_uid="alone")
+        signals.beat_embedded_init.disconnect(dispatch_uid="in")
+    assert heard == [("inside", inside), ("alone", alone)]

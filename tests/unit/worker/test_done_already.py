@@ -62,6 +62,24 @@ def test_a_task_that_was_killed_between_its_result_and_its_ack_does_not_run_agai
     assert clocked.sizes() == {"ready": 0, "delayed": 0, "leased": 0, "dead": 0}
 
 
+def test_a_success_stays_one_when_its_message_is_revoked_before_the_ack(clocked: Shop) -> None:
+    runs: list[Any] = []
+    result = counting(clocked.app, runs).delay()
+    killed_before_the_ack(clocked)
+    result.revoke()
+    assert clocked.run() == 1
+    assert (runs, result.get(), clocked.sizes()["leased"]) == ([1], 1, 0)
+
+
+def test_a_success_stays_one_when_it_expires_before_the_ack_and_the_backend_cannot_be_asked(clocked: Shop) -> None:
+    runs: list[Any] = []
+    result = counting(clocked.app, runs).apply_async(expires=3)
+    killed_before_the_ack(clocked)
+    clocked.backend.fail("fetch")
+    assert clocked.run() == 1
+    assert (runs, result.get()) == ([1], 1)
+
+
 def test_a_task_whose_results_are_ignored_runs_again(clocked: Shop) -> None:
     runs: list[Any] = []
     counting(clocked.app, runs, ignore_result=True).delay()

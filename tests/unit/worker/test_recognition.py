@@ -12,7 +12,7 @@ import pytest
 from dray import Delivery, Event, ManualClock, Queue, Record, hookimpl
 from dray.job import Job
 from dray.message import Message
-from dray.outcome import Expired, Outcome
+from dray.outcome import Expired, HandedBack, Outcome, Rejected, Revoked
 from dray.recognition import LEFT_ALONE, Recognition
 from dray.report import Report, about, rank, read, record
 
@@ -91,9 +91,26 @@ def test_first_deliveries_without_a_key_cost_nothing(desk: Desk) -> None:
     desk.shop.backend.sleep()
     message = desk.message()
     assert not desk.knows(message)
-    assert not desk.knows(message, deliveries=2, outcome=Expired())
+    assert not desk.knows(message, outcome=Expired())
+    assert not desk.knows(message, deliveries=2, outcome=HandedBack(1.0))
     assert not desk.knows(message.but(ignore_result=True), deliveries=2)
     assert desk.shop.backend.calls["fetch"] == 0
+
+
+@pytest.mark.parametrize("outcome", [Expired(), Revoked(), Rejected("delivered 4 times without an end")])
+def test_what_has_succeeded_is_recognised_also_where_it_would_be_refused_now(desk: Desk, outcome: Outcome) -> None:
+    message = desk.message()
+    assert not desk.knows(message, deliveries=2, outcome=outcome)
+    desk.store(message)
+    assert desk.knows(message, deliveries=2, outcome=outcome)
+    assert desk.knows(message.but(idempotent=True), outcome=outcome)
+
+
+def test_the_failure_of_an_earlier_call_is_not_forgotten_for_one_that_is_refused(desk: Desk) -> None:
+    failed = desk.message(idempotent=True)
+    desk.store(failed, "FAILURE", deliveries=3)
+    assert not desk.knows(failed, outcome=Expired())
+    assert desk.stored() is not None
 
 
 def test_it_is_told_in_a_line_and_an_event(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

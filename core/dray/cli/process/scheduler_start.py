@@ -119,7 +119,7 @@ def _run(scheduler: Scheduler, detached: daemon.Detached | None) -> None:
             systemd.alive()
 
     with signals.heeded(), Minder(signals.arrived, heed, look, LOOKS):
-        scheduler.start()
+        scheduler.start(embedded=False)
         logger.info(
             "%s is ready: %d schedule(s) in code, more in the store",
             scheduler.name,

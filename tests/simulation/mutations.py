@@ -1,0 +1,248 @@
+"""The simulation's own test: one rule of the engine taken away at a time, and who is to notice.
+
+A simulation that stays green without a rule has not proved that rule. To add one: a function that is given a
+`MonkeyPatch` and breaks something, decorated with the programs that are to notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, NamedTuple
+
+import pytest
+
+import dray_backends.memory
+import dray_backends.memory_store
+from dray import BrokerUnavailable, Delivery, Message
+from dray.assisted_consumer import AssistedConsumer
+from dray.crew import Crew
+from dray.leases import Keeper
+from dray.outcome import Expired, Outcome, Rejected, Revoked
+from dray.recognition import Recognition
+from dray.report import rank, record
+from dray.sender import Sender
+from dray.settle import Settler
+from dray.source import Source
+from dray.triage import Triage
+
+from .programs import Program
+from .simulate import Played, play
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+class Mutation(NamedTuple):
+    """A rule that is taken away."""
+
+    rule: str
+    take_away: Break
+    #: The programs that notice, and on which kind of broker ("": any).
+    only: tuple[str, ...]
+    kind: str = ""
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Do without the rule within the block."""
+        with pytest.MonkeyPatch.context() as patch:
+            self.take_away(patch)
+            yield
+
+    def play(self, seed: int) -> Played:
+        """Play a seed without the rule."""
+        with self.in_force():
+            return play(seed, only=self.only, kind=self.kind, keep=40)
+
+    def first_red(self, seeds: Sequence[int]) -> Played | None:
+        """Return the first of these seeds that notices; None if none does."""
+        return next((played for seed in seeds if (played := self.play(seed)).complaints), None)
+
+
+MUTATIONS: list[Mutation] = []
+
+
+def without(rule: str, *only: str, kind: str = "") -> Callable[[Break], Break]:
+    """Add a mutation: the rule that it takes away, and the programs that are to notice."""
+
+    def add(take_away: Break) -> Break:
+        MUTATIONS.append(Mutation(rule, take_away, only, kind))
+        return take_away
+
+    return add
+
+
+# Settling
+
+
+@without("what follows is published before the ack", "callbacks", "retries")
+def _acked_first(patch: pytest.MonkeyPatch) -> None:
+    def a_round(self: Settler, entries: Any, notes: Any, *, alone: bool = False) -> Any:
+        ours = self._ours(entries)
+        self._finish(ours)
+        self._publish(ours)
+        return self._store(ours, notes)
+
+    patch.setattr(Settler, "_round", a_round)
+
+
+@without("results are stored before the ack", "plain", "reading")
+def _stored_last(patch: pytest.MonkeyPatch) -> None:
+    def a_round(self: Settler, entries: Any, notes: Any, *, alone: bool = False) -> Any:
+        ours = self._ours(entries)
+        self._publish(ours)
+        self._finish(ours)
+        return self._store(ours, notes)
+
+    patch.setattr(Settler, "_round", a_round)
+
+
+@without("a result waits while the backend is away", "plain", "reading")
+def _results_dropped(patch: pytest.MonkeyPatch) -> None:
+    def wait(self: Settler, entries: Any, notes: Any) -> Any:
+        notes.clear()
+        for entry in entries:
+            entry.stored = True
+        return []
+
+    patch.setattr(Settler, "_wait", wait)
+
+
+@without("what a lost loan came to is not written", "plain", "callbacks")
+def _zombies_write(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Settler, "_ours", lambda self, entries: entries)
+
+
+@without("the first final result stays", "plain", "reading", "retries")
+def _last_writer_wins(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dray_backends.memory, "_stays", lambda kept, new: False)
+
+
+# Taking in
+
+
+@without("loans are renewed", "plain")
+def _no_renewal(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Keeper, "_renew", lambda self, now: None)
+
+
+@without("what has succeeded is recognised", "reading", "keys", "plain")
+def _no_recognition(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Recognition, "look", lambda self, looked: frozenset())
+
+
+@without("what has succeeded is not refused afterwards", "reading", "keys", "poison")
+def _refused_after_all(patch: pytest.MonkeyPatch) -> None:
+    def as_any_other(self: Settler, entry: Any, report: Any = None) -> Any:
+        message, found = entry.job.message, report or entry.ended.report
+        place = rank(message, entry.job.delivery.delivery_count)
+        return record(self._app, message.id, found, place, reply_to=message.reply_to)
+
+    patch.setattr("dray.recognition._REFUSED", ())
+    patch.setattr(Settler, "_record", as_any_other)
+
+
+def _refuse_all_but(patch: pytest.MonkeyPatch, kind: type) -> None:
+    refused = Triage._refused
+
+    def lenient(self: Triage, job: Any, now: float, counts: bool) -> Outcome | None:
+        outcome = refused(self, job, now, counts)
+        return None if isinstance(outcome, kind) else outcome
+
+    patch.setattr(Triage, "_refused", lenient)
+
+
+@without("deliveries are counted, and are bounded", "poison")
+def _no_bound(patch: pytest.MonkeyPatch) -> None:
+    _refuse_all_but(patch, Rejected)
+
+
+@without("what is revoked does not begin", "revoked")
+def _no_revocation(patch: pytest.MonkeyPatch) -> None:
+    _refuse_all_but(patch, Revoked)
+    patch.setattr(Keeper, "_look_for_revoked", lambda self: None)
+
+
+@without("what has expired does not begin", "timed")
+def _no_expiry(patch: pytest.MonkeyPatch) -> None:
+    _refuse_all_but(patch, Expired)
+    patch.setattr(Crew, "_refused", lambda self, job, now: None)
+
+
+@without("an at-most-once task is acked before it begins", "once")
+def _acked_afterwards(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Source, "_acked", lambda self, jobs: list(jobs))
+
+
+# Sending
+
+
+@without("a retry is another attempt", "retries")
+def _same_attempt(patch: pytest.MonkeyPatch) -> None:
+    def again(app: Any, context: Any, delay: float, args: Any, kwargs: Any) -> Message:
+        return context.message.but(eta=app.clock.time() + delay if delay else None)  # type: ignore[no-any-return]
+
+    patch.setattr("dray.execution.next_attempt", again)
+
+
+@without("a delay is kept", "timed")
+def _no_delay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Sender, "_delay", lambda self, message, eta, can: 0.0)
+
+
+@without("a sender says when it could not send", "plain")
+def _lost_in_silence(patch: pytest.MonkeyPatch) -> None:
+    def send(self: Sender, broker: Any, envelopes: Any, options: Any) -> None:
+        try:
+            broker.publish(envelopes)
+        except BrokerUnavailable:
+            pass
+
+    patch.setattr(Sender, "_send", send)
+
+
+@without("callbacks keep their ids", "callbacks")
+def _new_ids(patch: pytest.MonkeyPatch) -> None:
+    numbers = count()
+    patch.setattr("dray.followups.given_id", lambda task, options: f"another-{next(numbers)}")
+
+
+# The engine in a poor broker's place
+
+
+@without("a dead letter is laid down before its message is acked", "poison", "unknown", kind="poor")
+def _acked_before_the_letter(patch: pytest.MonkeyPatch) -> None:
+    def bury(self: AssistedConsumer, deliveries: Sequence[Delivery], reason: str) -> Sequence[Delivery]:
+        letters = [(each, self._epitaph(each, reason)) for each in deliveries]
+        over = self._settle(self._inner.ack, deliveries)
+        self._broker.lay_dead(letters)
+        return over
+
+    patch.setattr(AssistedConsumer, "bury", bury)
+
+
+@without("what has fallen due is passed on before it is acked", "timed", "retries", kind="poor")
+def _acked_before_it_is_passed_on(patch: pytest.MonkeyPatch) -> None:
+    def pass_on(self: AssistedConsumer, due: Any, came: Sequence[Delivery]) -> None:
+        due.ack(came)
+        self._broker.pass_on([self._due_now(each) for each in came])
+
+    patch.setattr(AssistedConsumer, "_pass_on", pass_on)
+
+
+@without("a delivery is counted before it runs", "poison", kind="poor")
+def _not_counted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(AssistedConsumer, "_counts", lambda self, store, shown, marks: {})
+
+
+# The servers
+
+
+@without("the broker loses nothing", "plain")
+def _lossy(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Program, "may_be_lost", lambda self, message: True)
+
+
+@without("a change is made only if its checks hold", "members", "locks")
+def _unconditional(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dray_backends.memory_store, "_holds", lambda check, records: True)
