@@ -36,6 +36,7 @@ from .errors import (
     Retry,
     SoftTimeLimitExceeded,
     StoreError,
+    StoreUnavailable,
 )
 from .fan_results import given
 from .followups import FAILURE_GIVEN, errback_arguments, next_attempt, on_failure, on_success
@@ -362,6 +363,10 @@ class Execution:
                 ended = self._succeeded(job, context, outcome, began)
             else:
                 ended = self._unsuccessful(job, context, outcome, began)
+        except StoreUnavailable as error:
+            # What it has put in its place could not be kept: it runs again, and puts the same there once more.
+            logger.warning("%s[%s] runs again, for the store is away: %s", message.task, message.id, error)
+            ended = self._unsuccessful(job, context, HandedBack(STORE_PAUSE), began)
         except Exception as error:
             ended = self._unsuccessful(job, context, Failed(error, job.task.resolved.dead_letter), began)
         if told or type(ended.outcome) is not Done:

@@ -276,8 +276,8 @@ def _in_place(step: Step, replaced: Message) -> Step:
     step = msgspec.structs.replace(step, link_error=(*step.link_error, *replaced.link_error))
     if step.options.get("task_id") != replaced.id:
         return step
-    # Its end: the broker may remember that a message with this id, and the attempts before, has ended.
-    options = {**step.options, "replaces": _next_attempt(replaced)}
+    # Its end: no attempt of the call that it takes the place of, which the broker may have or remember.
+    options = {**step.options, "replaces": replaced.replaced + 1}
     return msgspec.structs.replace(step, link=(*step.link, *replaced.link), options=options)
 
 
@@ -286,11 +286,7 @@ def _head_in_place(head: Message, replaced: Message) -> Message:
     head = head.but(link_error=(*head.link_error, *replaced.link_error))
     if head.id != replaced.id:
         return head
-    return head.but(link=(*head.link, *replaced.link), handed_back=_next_attempt(replaced))
-
-
-def _next_attempt(message: Message) -> int:
-    return message.retries + message.handed_back + 1
+    return head.but(link=(*head.link, *replaced.link), replaced=replaced.replaced + 1)
 
 
 def send_after(call: Signature, depends_on: Any, allow_failure: bool) -> AsyncResult[Any]:

@@ -145,7 +145,7 @@ def call_of(
         link=step.link,
         link_error=step.link_error,
         payload=step.payload,
-        handed_back=step.options.get("replaces", 0),
+        replaced=step.options.get("replaces", 0),
         sensitive=step.sensitive or (task.resolved.sensitive if task is not None else ()),
     )
     if not (message.queue or message.exchange):

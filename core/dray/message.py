@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+#: What tells the attempts of a call from those of the call that takes its place, under the same id.
+REPLACED_ATTEMPTS = 1_000_000
 #: Priorities go from 0 to 9 and 9 is the most urgent, on every broker.
 HIGHEST_PRIORITY = 9
 
@@ -140,6 +142,8 @@ class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     #: The fan whose member this line is, and which of its members.
     fan: str = msgspec.field(default="", name="f")
     index: int = msgspec.field(default=0, name="fi")
+    #: How many calls, one after the other, it has taken the place of (`replace`), under the id of the first of them.
+    replaced: int = msgspec.field(default=0, name="rp")
     #: The fan whose results (or, with a leading "=", whose input) are the first of its arguments.
     given: str = msgspec.field(default="", name="g")
 

@@ -17,7 +17,7 @@ from .capabilities import FOREVER, Capabilities
 from .codec import Writer, pack
 from .context import current
 from .errors import BackendError, BackendUnavailable, BrokerUnavailable, DecodeError, NotSupported, SerializationError
-from .message import Envelope, Message, Waiting
+from .message import REPLACED_ATTEMPTS, Envelope, Message, Waiting
 from .middleware import Middleware
 from .report import about, record
 from .routes import Routes
@@ -132,7 +132,7 @@ class Sender:
             body=body,
             priority=message.priority,
             delay=delay,
-            attempt=message.retries + message.handed_back,
+            attempt=message.retries + message.handed_back + message.replaced * REPLACED_ATTEMPTS,
             key=message.key,
             exchange="" if message.queue else message.exchange,
             routing_key="" if message.queue else message.routing_key,

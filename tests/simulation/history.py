@@ -80,6 +80,8 @@ class History:
         self.lent: dict[tuple[str, int, str], float] = {}
         #: When a loan of a process has run out that it had, and has not again, by the same.
         self.ran_out: dict[tuple[str, str], float] = {}
+        #: Calls that have put others in their place, one of which has their id.
+        self.handed_over: set[str] = set()
         #: Until when a process cannot recognise what is done, by its name: the backend did not answer it.
         self.blind: dict[str, float] = {}
         #: How often a message was perhaps given back uncharged, and run all the same.
@@ -121,7 +123,7 @@ class History:
             return
         for id in ids:
             over = self.ran_out.get((id, actor.process.name))
-            if over is not None and over < actor.awake_since - 0.001:
+            if over is not None and over < actor.awake_since - 0.001 and id not in self.handed_over:
                 told = f"{id}, lent to {actor.process.name} until {over:.3f}, awake since {actor.awake_since:.3f}"
                 self.world.complain("what a lost loan came to is not written", told)
 

@@ -60,7 +60,7 @@ def what_is_done_is_recognised(stage: Stage) -> None:
     for run in history.runs:
         lent = history.lent.get((run.id, run.retries, run.process.name))
         sent = history.sent.get(run.id)
-        if run.count < 2 or lent is None or (sent is not None and sent.ignored):
+        if run.count < 2 or lent is None or (sent is not None and sent.ignored) or run.id in history.handed_over:
             continue
         if history.blind.get(run.process.name, 0.0) > lent:
             continue

@@ -159,6 +159,7 @@ class Stage:
 
     def _unsettled(self) -> dict[str, int]:
         found = {**self.broker.unsettled(), **(self.shelf.unsettled() if self.shelf is not None else {})}
+        found |= {f"({program.name})": number for program in self.programs if (number := program.unsettled())}
         return {name: number for name, number in found.items() if not name.endswith(DEAD)}
 
     def _complain_of_what_hangs(self, why: str) -> None:

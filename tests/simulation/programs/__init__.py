@@ -71,6 +71,10 @@ class Program(ABC):
     def check(self) -> None:
         """Complain of what is wrong, once everything has ended."""
 
+    def unsettled(self) -> int:
+        """Return how much of what the engine has begun for it waits outside of the broker: the world goes on then."""
+        return 0
+
     def may_be_doubled(self, message: Message) -> bool:
         """Return whether the broker may store this twice: all but what may only run once."""
         return True
