@@ -61,7 +61,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("PostgreSQL worker, long queue", "backlog", "postgresql", "rate at 200,000", 25_000),
     Goal("SQS", "work def", "sqs", "SQS requests", 0.22),
     Goal("SQS, idle", "idle worker", "sqs", "SQS requests", 3 / 60),
-    Goal("Idle worker", "idle worker", "redis", "Redis commands", 1.0),
+    # A script is one command of the worker's, whatever the server calls within it.
+    Goal("Idle worker", "idle worker", "redis", "Redis requests", 1.0),
     Goal("Idle worker", "idle worker", "redis", "load", 0.3),
     Goal("Memory of a worker", "dray worker", "redis", "PSS", 25),
     Goal("Importing", "import dray", "", "time", 60),

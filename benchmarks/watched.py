@@ -82,6 +82,14 @@ class Watched:
         """Send a signal to the command itself."""
         self._process.send_signal(number)
 
+    def hear(self, words: str, times: int = 1) -> None:
+        """Wait until the command has said something so often; raise TrialFailed if it does not."""
+        gives_up = time.perf_counter() + PATIENCE
+        while self._log.read_text(encoding="utf-8", errors="replace").count(words) < times:
+            if self._process.poll() is not None or time.perf_counter() > gives_up:
+                raise TrialFailed(f"it has not said {words!r}: {self._said()}")
+            time.sleep(TICK)
+
     def memory(self) -> Memory:
         """Return what its processes hold; nothing where there is no /proc."""
         found = [memory_of(process) for process in _session(self.pid)]

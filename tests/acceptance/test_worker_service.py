@@ -19,7 +19,7 @@ from .commands import LATE, PATIENCE, SHOP, Commands, commands_in
 
 #: Tasks that leave processes behind, and look for those that nobody has waited for.
 ORPHANS = """
-import os, subprocess
+import contextlib, os, subprocess
 from shop import app
 
 @app.task
@@ -29,8 +29,11 @@ def leave() -> int:
 
 @app.task
 def zombies() -> list[str]:
-    stats = [open(f"/proc/{pid}/stat").read() for pid in os.listdir("/proc") if pid.isdigit()]
-    return [stat for stat in stats if ") Z " in stat]
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.append(open(f"/proc/{pid}/stat").read())
+    return [stat for stat in found if ") Z " in stat]
 
 @app.task
 def family() -> list[int]:
@@ -54,7 +57,7 @@ def app(commands: Commands) -> Iterator[Dray]:
 def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
 

@@ -103,4 +103,5 @@ def _is_ours(pid: int) -> bool:
                 return not ended and (not command or b"dray" in command)
             time.sleep(0.001)
     except (OSError, IndexError):
-        return True  # no such file on this system: it is alive, which is all that can be said
+        # It has just ended; or this system has no such files: it is alive, which is all that can be said.
+        return not Path("/proc/self/stat").exists()
