@@ -2,6 +2,10 @@
 
 A handler runs in the middle of whatever the main thread is doing, with any lock held. So it takes none: all it does is
 to put a number into a queue that may be interrupted at any step.
+
+Of signals that have come while the main thread was busy Python calls the handlers in the order of their numbers. In
+which order they came stands in a pipe that Python fills as they come: a worker that was told to pause, and then to go
+on, must not be left paused.
 """
 
 from __future__ import annotations
@@ -38,6 +42,9 @@ class Signals:
         self._pid = os.getpid()
         #: The next signal with this number is our own, and means: set all handlers again.
         self._repair: int | None = None
+        #: The pipe with the numbers of signals as they came; and those that were put in the line before their turn.
+        self._pipe: tuple[int, int] | None = None
+        self._early: set[int] = set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
@@ -53,6 +60,7 @@ class Signals:
                 continue
             self._before[number] = before
             signal.signal(number, self._came)
+        self._open_pipe()
         try:
             yield
         finally:
@@ -74,13 +82,50 @@ class Signals:
             os.kill(os.getpid(), heard[0])
         return changed
 
+    def _open_pipe(self) -> None:
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        if before == -1:
+            self._pipe = read, write
+            return
+        # Somebody else's: it is left alone, and the order is that in which the handlers are called.
+        signal.set_wakeup_fd(before)
+        os.close(read)
+        os.close(write)
+
+    def _close_pipe(self) -> None:
+        if self._pipe is None:
+            return
+        before = signal.set_wakeup_fd(-1)
+        if before not in (-1, self._pipe[1]):
+            signal.set_wakeup_fd(before)
+        for end in self._pipe:
+            os.close(end)
+        self._pipe = None
+
+    def _in_order(self) -> list[int]:
+        """Return the signals that have come since the last look, in their order, as far as that is known."""
+        try:
+            return list(os.read(self._pipe[0], 4096)) if self._pipe is not None else []
+        except OSError:
+            return []
+
     def _came(self, number: int, frame: FrameType | None) -> None:
+        came = [each for each in self._in_order() if each in self._before and each != self._repair]
+        for each in came:
+            self.arrived.put(each)
         if number == self._repair:
             self._repair = None
             for known in self._before:
                 signal.signal(known, self._came)
+            self._early.update(came)
             return
-        self.arrived.put(number)
+        if number not in came and number not in self._early:
+            self.arrived.put(number)  # nothing was in the pipe: something else has put its own in its place
+        self._early.update(came)
+        self._early.discard(number)
         if number in STOPS:
             self._stops += 1
             if self._stops == 2:
@@ -88,6 +133,7 @@ class Signals:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _put_back(self) -> None:
+        self._close_pipe()
         for number, handler in self._before.items():
             # None: it was not set by Python, and cannot be set by it again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
