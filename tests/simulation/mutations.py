@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
+import dray.fans
 import dray_backends.memory
 import dray_backends.memory_store
-from dray import BrokerUnavailable, Delivery, Message
+from dray import Absent, BrokerUnavailable, Change, Changed, Delivery, Equals, Message, Present
 from dray.assisted_consumer import AssistedConsumer
 from dray.crew import Crew
+from dray.fans import Fans
 from dray.leases import Keeper
 from dray.outcome import Expired, Outcome, Rejected, Revoked
 from dray.recognition import Recognition
@@ -60,6 +63,8 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS: list[Mutation] = []
+
+_truly_verdict = dray.fans._verdict
 
 
 def without(rule: str, *only: str, kind: str = "") -> Callable[[Break], Break]:
@@ -246,3 +251,85 @@ def _lossy(patch: pytest.MonkeyPatch) -> None:
 @without("a change is made only if its checks hold", "members", "locks")
 def _unconditional(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dray_backends.memory_store, "_holds", lambda check, records: True)
+
+
+# Groups
+
+
+@without("a member of a group counts once", "chords")
+def _members_count_twice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dray.fans, "Absent", lambda key: Present("state") if key.startswith("m/") else Absent(key))
+
+
+@without("a group is decided once", "chords")
+def _decided_twice(patch: pytest.MonkeyPatch) -> None:
+    def equals(key: str, value: bytes) -> Any:
+        return Present(key) if (key, value) == ("state", dray.fans.OPEN) else Equals(key, value)
+
+    patch.setattr(dray.fans, "Equals", equals)
+    patch.setattr(dray.fans, "_verdict", _verdict_of_any)
+
+
+def _verdict_of_any(seen: Changed) -> bytes | None:
+    """Return the verdict on a group as if it had not been decided."""
+    return _truly_verdict(Changed(seen.applied, {**seen.values, "state": dray.fans.OPEN}))
+
+
+@without("a group is told before its member is acked", "chords")
+def _told_last(patch: pytest.MonkeyPatch) -> None:
+    def a_round(self: Settler, entries: Any, notes: Any, *, alone: bool = False) -> Any:
+        ours = self._ours(entries)
+        self._publish(ours)
+        waiting = self._store(ours, notes)
+        written = [entry for entry in ours if entry.stored]
+        self._finish(written)
+        waiting += self._tell(written, notes)
+        self._deliver()
+        return waiting
+
+    patch.setattr(Settler, "_round", a_round)
+
+
+@without("what a dead worker was to deliver is swept up", "chords")
+def _nobody_sweeps(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fans, "sweep", lambda self, limit=100: None)
+
+
+@without("what is to be delivered is noted in the change that decides it", "chords")
+def _noted_afterwards(patch: pytest.MonkeyPatch) -> None:
+    truly = Fans._decide
+
+    def decide(self: Fans, verdicts: Any) -> list[str]:
+        store = self.store
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(Fans, "store", property(lambda self: _InTwo(store)))
+            return truly(self, verdicts)
+
+    patch.setattr(Fans, "_decide", decide)
+
+
+class _InTwo:
+    """A store that notes what is to be delivered in a change of its own, after the one that it belongs to."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, changes: Sequence[Change]) -> Sequence[Changed]:
+        notes = [tuple(write for write in change.writes if _is_note(write)) for change in changes]
+        done = self._store.commit(
+            [
+                msgspec.structs.replace(change, writes=tuple(write for write in change.writes if not _is_note(write)))
+                for change in changes
+            ]
+        )
+        for change, each, note in zip(changes, done, notes, strict=True):
+            if each.applied and note:
+                self._store.commit([Change(change.part, (), note)])
+        return done  # type: ignore[no-any-return]
+
+
+def _is_note(write: Any) -> bool:
+    return getattr(write, "key", "") == dray.fans.OUT

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 from typing import Any, NamedTuple
 
-from dray import BackendError, BrokerError, Message, StoreError, chain, chord, group
+from dray import BackendError, BrokerError, Message, Put, StoreError, chain, chord, group
 from dray.canvas import Canvas
-from dray.fans import INDEX
+from dray.fans import INDEX, OPEN
 
 from ..history import Sent
 from ..site import Site
@@ -109,6 +110,14 @@ class Chords(Program):
         return not message.task.startswith(("chords.body", "chords.failed"))
 
     def check(self) -> None:
+        decided = Counter(
+            change.part
+            for change, _ in self.history.commits
+            if any(isinstance(write, Put) and write.key == "state" and write.value != OPEN for write in change.writes)
+        )
+        for part, times in decided.items():
+            if times > 1:
+                self.complain("a group is decided once", f"{part}: {times} times")
         for number, flow in enumerate(self.flows):
             end, given = self.end_of(flow.id), self.given.get(number, [])
             # What was buried has told so, perhaps while it was about to succeed elsewhere.
