@@ -6,7 +6,8 @@ chain(fetch.s(url), parse.s(), store.s())()  # each gets the result of the one b
 group(resize.s(p, w) for w in widths)()      # all at once
 chord(header, body)()                        # the body gets the list of the header's results; header | body, too
 
-All are immutable: what looks like a change returns a copy. What becomes of them is in flows.py.
+`clone` and `set` return copies. `link`, `link_error` and `on_error` add to the canvas itself, as in Celery, and return
+it; a canvas that is put into another is copied by that. What becomes of them is in flows.py.
 """
 
 from __future__ import annotations
@@ -61,12 +62,19 @@ class Canvas:
         """Return a copy with these options laid over its own."""
         return self.clone(**options)
 
+    def copy(self) -> Self:
+        """Return another one that is equal; what is linked to it is not linked to this one."""
+        return self.clone()
+
     def link(self, callback: Signature) -> Self:
-        """Return a copy that calls `callback` with its result."""
+        """Have it call `callback` with its result; return itself."""
         raise NotImplementedError
 
     def link_error(self, callback: Signature) -> Self:
-        """Return a copy that calls `callback`, once, when it has failed for good, with the id of the call that did."""
+        """Have it call `callback`, once, when it has failed for good, with the id of the call that did; return itself.
+
+        A callback with three parameters more than it is given gets (request, exception, traceback) instead of the id.
+        """
         raise NotImplementedError
 
     def on_error(self, callback: Signature) -> Self:
@@ -95,9 +103,9 @@ class Canvas:
         callbacks, errbacks = (signatures(options.pop(option, None), option) for option in ("link", "link_error"))
         whole = self.clone(args, kwargs, **options)
         for callback in callbacks:
-            whole = whole.link(callback)
+            whole.link(callback)
         for errback in errbacks:
-            whole = whole.link_error(errback)
+            whole.link_error(errback)
         return send(whole, id)
 
     async def adelay(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,7 +124,7 @@ class Canvas:
 
 
 class Signature(Canvas):
-    """A call that has not been made. Immutable: `set`, `clone` and `si`-like changes return copies."""
+    """A call that has not been made: a task, arguments and options."""
 
     __slots__ = ("args", "immutable", "kwargs", "task")
 
@@ -177,10 +185,14 @@ class Signature(Canvas):
         return self.app.tasks[call.task](*call.args, **call.kwargs)
 
     def link(self, callback: Signature) -> Signature:
-        return self.set(link=[*signatures(self.options.get("link"), "link"), callback])
+        return self._linked("link", callback)
 
     def link_error(self, callback: Signature) -> Signature:
-        return self.set(link_error=[*signatures(self.options.get("link_error"), "link_error"), callback])
+        return self._linked("link_error", callback)
+
+    def _linked(self, option: str, callback: Signature) -> Signature:
+        self.options[option] = [*signatures(self.options.get(option), option), *signatures(callback, option)]
+        return self
 
     def to_step(self, app: Dray) -> Step:
         """Return it in the form that travels inside a message."""
@@ -245,7 +257,8 @@ class Chain(Canvas):
             found += item._flat() if isinstance(item, Chain) else [item]
         if not found:
             raise TaskOptionError("a chain has at least one task in it: chain(fetch.s(url), parse.s())")
-        self.items = tuple(found)
+        # Copies: what is linked to the whole is not linked to what it was made of.
+        self.items = tuple(item.copy() for item in found)
         self.options = {}
         self._app = app if app is not None else self.items[0]._app
         for item in self.items[:-1]:
@@ -257,8 +270,6 @@ class Chain(Canvas):
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """Return a copy whose first is called with more arguments and options."""
-        if not args and not kwargs and not options:
-            return self
         # The id of a chain is that of its end.
         id, items = options.pop("task_id", None), list(self.items)
         items[0] = items[0].clone(args, kwargs, **options)
@@ -267,23 +278,25 @@ class Chain(Canvas):
         return self._of(*items)
 
     def link(self, callback: Signature) -> Self:
-        return self._of(*self.items[:-1], self.items[-1].link(callback))
+        self.items[-1].link(callback)
+        return self
 
     def link_error(self, callback: Signature) -> Self:
         # Each of them, of which at most one can fail.
-        return self._of(*(item.link_error(callback) for item in self.items))
+        for item in self.items:
+            item.link_error(callback)
+        return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send it with these arguments for the first."""
         return self.apply_async(args, kwargs)
 
     def _flat(self) -> list[Canvas]:
-        first = self.items[0]
-        return [first.set(**self.options) if self.options else first, *self.items[1:]]
+        return [*self.items]
 
     def _of(self, *items: Canvas) -> Self:
         copy = object.__new__(type(self))
-        copy.items, copy.options, copy._app = items, {}, self._app
+        copy.items, copy.options, copy._app = tuple(item.copy() for item in items), {}, self._app
         return copy
 
     def __eq__(self, other: object) -> bool:
@@ -361,30 +374,27 @@ class Group(Canvas):
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """Return a copy whose members are all called with more arguments and options."""
-        if not args and not kwargs and not options:
-            return self
         for option in ("task_id", "idempotency_key"):
             if options.get(option) is not None:
                 raise TaskOptionError(f"{option} stands for one call, and a group has many: set it on one of them")
         copy = self._copy()
         if self._stream is not None:
+            # The stream itself moves: it can be sent once, whoever has it.
             rest, copy.options = self._stream, {**self.options, **options}
-            copy._stream = (member.clone(args, kwargs) for member in rest)
+            copy._stream = (member.clone(args, kwargs) for member in rest) if args or kwargs else rest
         else:
             copy._members = tuple(member.clone(args, kwargs, **options) for member in self._members)
         return copy
 
     def link(self, callback: Signature) -> Self:
-        """Return a copy that calls `callback`, once, with the list of its results."""
-        copy = self._copy()
-        copy.callbacks = (*self.callbacks, *signatures(callback, "link"))
-        return copy
+        """Have it call `callback`, once, with the list of its results; return itself."""
+        self.callbacks = (*self.callbacks, *signatures(callback, "link"))
+        return self
 
     def link_error(self, callback: Signature) -> Self:
-        """Return a copy that calls `callback`, once, when it has failed, with the id of the member that did."""
-        copy = self._copy()
-        copy.errbacks = (*self.errbacks, *signatures(callback, "link_error"))
-        return copy
+        """Have it call `callback`, once, when it has failed, with the id of the member that did; return itself."""
+        self.errbacks = (*self.errbacks, *signatures(callback, "link_error"))
+        return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> GroupResult:
         """Send it with these arguments in front of its members' own."""
@@ -439,7 +449,7 @@ class Chord(Chain):
                 "task, or send the body by itself"
             )
         if body is None:
-            self.items, self.options, self._app = (group,), {}, app if app is not None else group._app
+            self.items, self.options, self._app = (group.copy(),), {}, app if app is not None else group._app
         else:
             super().__init__(group, body, app=app)
 

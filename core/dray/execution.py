@@ -42,6 +42,7 @@ from .fan_results import given
 from .followups import FAILURE_GIVEN, errback_arguments, next_attempt, on_failure, on_success
 from .interrupts import THROWN, Interrupted, Throwable, shelter
 from .job import Ended, Job
+from .lineage import Lineage
 from .message import Delivery, Message
 from .options import instant
 from .outcome import Again, Done, Failed, HandedBack, Ignored, Outcome, Rejected, Released, Replaced, Requeued, Revoked
@@ -375,6 +376,8 @@ class Execution:
 
     def _succeeded(self, job: Job, context: Context, outcome: Done, began: float) -> Ended:
         message, app, ended, packed = context.message, self.app, Ended(outcome), _NOTHING
+        if isinstance(outcome.value, Lineage):
+            outcome = ended.outcome = Done(str(outcome.value))  # a handle travels as the id that it stands for
         if not message.ignore_result or message.chain or message.fan:
             packed = app.payloads.dump(outcome.value, app.conf.result_serializer, app.conf.result_compression)
         if not message.ignore_result:

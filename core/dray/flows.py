@@ -19,7 +19,7 @@ from . import states
 from .builtin_tasks import AFTER, COLLECT, install
 from .canvas import Canvas, Chain, Group, Signature, steps
 from .context import TRACE_HEADERS, current
-from .errors import BackendUnavailable, NotSupported, TaskOptionError
+from .errors import ArgumentsError, BackendUnavailable, NotSupported, TaskOptionError
 from .fan_results import PAGE, part
 from .fans import Fan, creation, member_id, pages
 from .group_result import GroupResult
@@ -132,6 +132,7 @@ class Plan:
             item = items[number - place]
             if isinstance(item, Signature):
                 id = _call_id(item, base, number)
+                _check_fits(self.app, item)
                 step = item.set(task_id=id).to_step(self.app)
                 if not _ignored(self.app, item):
                     self.promised.append(record(self.app, id, Report(state=states.PENDING, task=item.task), 0))
@@ -365,6 +366,20 @@ def _call_id(call: Signature, base: str, place: int) -> str:
         return call_id(call.task, key)
     own: str | None = call.options.get("task_id")
     return own or (f"{base}-{place}" if place else base)
+
+
+def _check_fits(app: Dray, call: Signature) -> None:
+    """Raise `ArgumentsError` if a call cannot take what comes before it in front of its own arguments."""
+    task = app.tasks.get(call.task)
+    if task is None or call.immutable:
+        return
+    try:
+        task.parameters.check((None, *call.args), call.kwargs)
+    except ArgumentsError as error:
+        raise ArgumentsError(
+            f"{error}: the result of what comes before it is put in front of its own arguments; if it is to get only "
+            f"those, write {call.task.rpartition('.')[2]}.si(...)"
+        ) from None
 
 
 def _longest(group: Group) -> int:

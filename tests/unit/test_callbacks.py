@@ -261,7 +261,6 @@ def test_changing_a_signature_gives_a_copy(dray_app: Dray) -> None:
     assert call.set(queue="q").options == {"queue": "q"} and call.options == {}
     assert call.clone((0,), countdown=1).args == (0, 1) and call.args == (1,)
     assert call.set(immutable=True).immutable and not call.immutable
-    assert call.link(task.s()).options.keys() == {"link"} and call.options == {}
 
 
 def test_equal_calls_are_equal(dray_app: Dray) -> None:

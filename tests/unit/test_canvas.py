@@ -46,14 +46,31 @@ def test_groups_are_made_of_arguments_of_lists_and_of_generators(add: Any) -> No
     assert list(made) == calls and len(made) == 3 and made[1] == calls[1]
 
 
-def test_what_looks_like_a_change_returns_a_copy(add: Any) -> None:
-    both, callback = chain(add.s(1), add.s(2)), add.s(3)
-    assert both.link(callback) != both
-    assert both.items[1].options == {}
-    assert both.link(callback).items[1].options["link"] == [callback]
-    header = group(add.s(1))
-    assert header.link(callback).callbacks == (callback,) and header.callbacks == ()
-    assert header.on_error(callback).errbacks == (callback,) and header.errbacks == ()
+def test_callbacks_are_linked_to_the_canvas_itself(add: Any) -> None:
+    one, callback = add.s(1), add.s(3)
+    one.link(callback)
+    assert one.options["link"] == [callback]
+    header = group(one)
+    assert header.link(callback) is header and header.callbacks == (callback,)
+    assert header.on_error(callback).errbacks == (callback,)
+
+
+def test_what_is_linked_to_the_whole_is_not_linked_to_its_parts(add: Any) -> None:
+    one, two, callback = add.s(1), add.s(2), add.s(3)
+    both = (one | two).link(callback).on_error(callback)
+    assert (one.options, two.options) == ({}, {})
+    assert both.items[1].options == {"link": [callback], "link_error": [callback]}
+    header = group(one, two)
+    whole = chord(header, add.s()).on_error(callback)
+    assert header.errbacks == () and whole.items[0] != add.s()
+    assert both.copy().link(callback).items[1].options["link"] == [callback] * 2
+    assert both.items[1].options["link"] == [callback]
+
+
+def test_set_and_clone_return_copies(add: Any) -> None:
+    one = add.s(1)
+    assert one.set(countdown=3) != one and one.options == {}
+    assert one.clone((2,)).args == (2, 1) and one.args == (1,)
 
 
 def test_more_arguments_go_to_the_first_of_a_chain_and_to_all_of_a_group(add: Any) -> None:
