@@ -132,6 +132,7 @@ class Plan:
             item = items[number - place]
             if isinstance(item, Signature):
                 id = _call_id(item, base, number)
+                _check_alone(self.app, item)
                 _check_fits(self.app, item)
                 step = item.set(task_id=id).to_step(self.app)
                 if not _ignored(self.app, item):
@@ -165,6 +166,7 @@ class Plan:
             logger.warning("%d call(s) are unknown to the result backend till they come: %s", len(promised), error)
 
     def _head(self, call: Signature, id: str, rest: Line, slot: Slot) -> None:
+        _check_alone(self.app, call)
         options = call.options if call.options.get("idempotency_key") else {**call.options, "task_id": id}
         (message,), writer = self.app.call(call.task, call.args, call.kwargs, options)
         changes: dict[str, Any] = {"chain": rest, "fan": slot[0], "index": slot[1]}
@@ -366,6 +368,16 @@ def _call_id(call: Signature, base: str, place: int) -> str:
         return call_id(call.task, key)
     own: str | None = call.options.get("task_id")
     return own or (f"{base}-{place}" if place else base)
+
+
+def _check_alone(app: Dray, call: Signature) -> None:
+    """Raise `TaskOptionError` for a call of a unique task: what waits for it might wait for another one."""
+    task = app.tasks.get(call.task)
+    if task is not None and task.resolved.unique is not None:
+        raise TaskOptionError(
+            f"{call.task} is unique: a call of it may be dropped for the sake of another one, which a chain, group or "
+            "chord could not wait for. Send it by itself, or from a task within the canvas"
+        )
 
 
 def _check_fits(app: Dray, call: Signature) -> None:

@@ -740,3 +740,11 @@ def test_the_rest_of_a_failed_group_is_cancelled_if_that_is_asked_for(shop: Shop
     dray_worker.run_until_idle()
     assert (shop.noted, result.state) == ([], "FAILURE")
     assert [each.state for each in result.parent] == ["FAILURE", "REVOKED", "REVOKED", "REVOKED"]
+
+
+def test_a_unique_task_is_no_part_of_a_canvas(shop: Shop, dray_enqueued: Enqueued) -> None:
+    unique = shop.app.task(name="unique", unique=True)(lambda x: x)
+    for canvas in (chain(shop.add.s(1, 1), unique.s()), chord([unique.s(1)], shop.note.s()), group(unique.s(1))):
+        with pytest.raises(TaskOptionError, match="unique is unique.*Send it by itself"):
+            canvas()
+    assert dray_enqueued.all() == []
