@@ -191,7 +191,9 @@ class Signature(Canvas):
         return self._linked("link_error", callback)
 
     def _linked(self, option: str, callback: Signature) -> Signature:
-        self.options[option] = [*signatures(self.options.get(option), option), *signatures(callback, option)]
+        # A copy: what is linked to the callback later on is not linked here, so that no circle can be made.
+        callbacks = [each.copy() for each in signatures(callback, option)]
+        self.options[option] = [*signatures(self.options.get(option), option), *callbacks]
         return self
 
     def to_step(self, app: Dray) -> Step:

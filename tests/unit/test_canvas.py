@@ -67,6 +67,13 @@ def test_what_is_linked_to_the_whole_is_not_linked_to_its_parts(add: Any) -> Non
     assert both.items[1].options["link"] == [callback]
 
 
+def test_a_call_that_is_linked_to_itself_makes_no_circle(dray_app: Dray, add: Any) -> None:
+    one = add.s(1)
+    one.link(one).link_error(one)
+    assert one.options["link"] == [add.s(1)]
+    assert len(one.to_step(dray_app).link) == 1 and one.to_step(dray_app).link[0].link == ()
+
+
 def test_set_and_clone_return_copies(add: Any) -> None:
     one = add.s(1)
     assert one.set(countdown=3) != one and one.options == {}
