@@ -90,11 +90,14 @@ def patched() -> list[bool]:
 
 
 @app.task
-def together(seconds: float) -> int:
-    """Return how many of these have run at the same time so far."""
+def together(seconds: float, wanted: int = 1) -> int:
+    """Return how many of these have run at the same time so far; do not end before that were so many."""
     global running, high_water
     running += 1
     high_water = max(high_water, running)
+    end = time.monotonic() + 15
+    while high_water < wanted and time.monotonic() < end:
+        time.sleep(0.1)
     time.sleep(seconds)
     running -= 1
     return high_water
@@ -161,10 +164,21 @@ def sleep(self: Any, seconds: float) -> int:
 
 
 @app.task(bind=True)
-def counted(self: Any, seconds: float) -> int:
-    """Return how often it was handed out."""
+def held(self: Any) -> int:
+    """Take as long as the test wants it to."""
     record(self.request.id)
-    time.sleep(seconds)
+    record(f"{self.request.id}@{os.getpid()}")
+    while not LEDGER.with_name("go-on").exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@app.task(bind=True)
+def counted(self: Any) -> int:
+    """Return how often it was handed out; not before the test wants it to."""
+    record(self.request.id)
+    while not LEDGER.with_name("go-on").exists():
+        time.sleep(0.01)
     return int(self.request.delivery_count)
 
 
@@ -256,8 +270,8 @@ def keeps_the_interpreter(self: Any) -> None:
 
 @app.task(bind=True)
 def terminable(self: Any) -> None:
-    record(self.request.id)
     try:
+        record(self.request.id)
         time.sleep(30)
     finally:
         record("cleaned-up")
@@ -272,11 +286,11 @@ def until_cancelled(self: Any) -> None:
 
 
 @app.task(bind=True)
-def blocks_all(self: Any, seconds: float) -> str:
-    """Let no other greenlet run, although the interpreter is free."""
+def blocks_all(self: Any) -> str:
+    """Let no other greenlet run, although the interpreter is free, until the test lets go."""
     record(self.request.id)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not LEDGER.with_name("go-on").exists():
         pass
     return "done"
 

@@ -42,6 +42,19 @@ class Shop:
     def wait_for(self, line: object) -> None:
         wait_until(lambda: str(line) in self.ledger())
 
+    def process_of(self, id: str) -> int:
+        """Wait for a task that says where it runs (`sleep`, `held`), and return that process."""
+
+        def processes() -> list[int]:
+            return [int(line.partition("@")[2]) for line in self.ledger() if line.startswith(f"{id}@")]
+
+        wait_until(processes)
+        return processes()[0]
+
+    def let_go(self) -> None:
+        """Have the tasks come to their end that wait for it: those that run, and those that run later."""
+        (self.folder / "go-on").touch()
+
     def got(self, task: str, *args: Any, **options: Any) -> Any:
         """Send a task and return what becomes of it: the value or the exception."""
         return value(getattr(self, task).apply_async(args, **options))

@@ -135,6 +135,16 @@ def sleep(self: Any, seconds: float) -> int:
 
 
 @app.task(bind=True)
+def held(self: Any) -> int:
+    """Take as long as the test wants it to."""
+    record(self.request.id)
+    record(f"{self.request.id}@{os.getpid()}")
+    while not LEDGER.with_name("go-on").exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@app.task(bind=True)
 def with_a_program(self: Any) -> None:
     program = subprocess.Popen(["sleep", "60"])
     record(f"program-{program.pid}")
@@ -206,8 +216,8 @@ async def asleep(self: Any) -> None:
 
 @app.task(bind=True)
 def terminable(self: Any) -> None:
-    record(self.request.id)
     try:
+        record(self.request.id)
         time.sleep(30)
     finally:
         record("cleaned-up")
@@ -287,7 +297,8 @@ def change_signal_handlers() -> int:
 @app.task
 def leave_an_alarm_behind() -> int:
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    # Later than what this comes to is on its way, on a busy machine too: it would be lost with the process.
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
     return os.getpid()
 
 
