@@ -178,7 +178,7 @@ def test_results_wait_for_the_backend_while_other_tasks_go_on(shop: Shop, said: 
         with lock:
             ran["ignored"] += 1
 
-    with shop.app.worker(concurrency=2, lease=0.6):
+    with shop.app.worker(concurrency=2, lease=1.0):
         shop.backend.sleep()
         results = [wanted.delay(n) for n in range(20)]
         wait_until(lambda: ran["wanted"] == 20)
