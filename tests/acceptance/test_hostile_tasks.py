@@ -6,6 +6,7 @@ cut it from its broker; with `-P processes` it is one child of many (see tests o
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -84,12 +85,19 @@ def test_a_task_that_forks_gets_the_exit_code_of_its_child_which_does_not_stay(
     assert crew.app.AsyncResult(stays).get(timeout=PATIENCE) == [-signal.SIGTERM]
 
 
+def standard_files(worker: WorkerProcess) -> list[str]:
+    return [os.readlink(f"/proc/{worker.pid}/fd/{number}") for number in range(3)]
+
+
 def test_standard_streams_that_a_task_closes_are_open_again(
     crew: Crew, rude: Callable[..., str], worker: WorkerProcess
 ) -> None:
+    before = standard_files(worker)
     ended(crew, rude("closes_standard_streams"))
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        wait_until(lambda: worker.said(f"file descriptor {number} ({name}); it is open again"))  # noqa: B023
+    # stdin is /dev/null here. Where SQLite was the first to open a file it has put that there, and nothing is to do.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        wait_until(lambda: worker.said(f"file descriptor {number} ({name}); it is open again"), PATIENCE)  # noqa: B023
+    assert standard_files(worker) == before
     id = rude("prints_binary")
     ended(crew, id)
     assert crew.states([id]) == {"SUCCESS"}
@@ -160,7 +168,7 @@ def test_a_task_that_ends_its_process_ends_a_worker_of_threads_and_is_buried(
     assert last.ended() == 0
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 def test_descriptors_that_a_task_closes_cost_the_connections_and_no_message(
     crew: Crew, rude: Callable[..., str], worker: WorkerProcess
 ) -> None:
@@ -174,9 +182,12 @@ def test_descriptors_that_a_task_closes_cost_the_connections_and_no_message(
     worker.send(signal.SIGTERM)
     code = worker.ended(PATIENCE)
     assert code in (0, 1) and worker.said("stopped; ") == (code == 0)
-    # What the first one could not give back is lent for a whole lease.
-    assert crew.worker("-I", "rude_shop", "--burst").ended(2 * PATIENCE) == 0
-    # Making the connections anew may take longer than a lease. Then it is delivered again, and buried at last.
+    # What the first one could not give back is lent for a whole lease. And making the connections anew may take longer
+    # than that: then it is delivered again, does the same to the next worker, and is buried at last.
+    codes = [code]
+    while len(codes) == 1 or (codes[-1] != 0 and len(codes) <= 3):
+        codes.append(crew.worker("-I", "rude_shop", "--burst").ended(2 * PATIENCE))
+    assert codes[-1] == 0 and set(codes) <= {0, 1}
     wait_until(lambda: crew.sizes() in (EMPTY, {**EMPTY, "dead": 1}), PATIENCE)
     assert not crew.ledger.missing(before + after)
     assert crew.states(before + after) == {"SUCCESS"}

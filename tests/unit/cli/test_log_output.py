@@ -135,6 +135,11 @@ with log_output(sys.stderr, {log!r}) as handler, StandardStreams() as streams:
     [
         ("pass", "printed\n", ""),
         ("os.close(1)", "printed\n", "a task has closed file descriptor 1 (stdout); it is open again\n"),
+        (
+            "os.close(1); import sqlite3; sqlite3.connect('at.db').execute('CREATE TABLE a (b)')",
+            "printed\n",
+            "a task has closed file descriptor 1 (stdout); it is open again\n",
+        ),
         ("sys.stdout.close()", "printed\n", "a task has closed sys.stdout; it is open again\n"),
         ("os.closerange(3, 65)", "printed\n", ""),
         (
@@ -144,11 +149,11 @@ with log_output(sys.stderr, {log!r}) as handler, StandardStreams() as streams:
             "there goes wrong; restart this worker\n",
         ),
     ],
-    ids=["nothing", "descriptor", "object", "all others", "taken"],
+    ids=["nothing", "descriptor", "stopgap", "object", "all others", "taken"],
 )
 def test_standard_streams_that_a_task_closes_are_open_again(tmp_path: Path, do: str, printed: str, said: str) -> None:
     code = STREAMS.format(log=str(tmp_path / "log"), do=do)
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert ended.stdout == printed
     assert (tmp_path / "log").read_text() == said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
@@ -11,6 +12,16 @@ from .log_output import identity, private_copy
 logger = logging.getLogger("dray.worker")
 
 _NAMES = ("stdin", "stdout", "stderr")
+
+
+def _is_a_stopgap(number: int) -> bool:
+    """Return whether a descriptor is /dev/null, to be read.
+
+    SQLite puts that there when it opens a file and would get one of the three: nobody uses it.
+    """
+    null = os.stat(os.devnull)
+    reads = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    return reads and identity(number) == (null.st_dev, null.st_ino)
 
 
 class StandardStreams:
@@ -30,7 +41,7 @@ class StandardStreams:
                 continue
             if identity(copy) != self._were[number]:
                 self._given_up.add(number)  # the copy is gone as well: nothing is left to put back
-            elif now is None:
+            elif now is None or _is_a_stopgap(number):
                 os.dup2(copy, number)
                 logger.warning("a task has closed file descriptor %d (%s); it is open again", number, _NAMES[number])
             else:
