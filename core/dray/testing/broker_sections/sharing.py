@@ -131,11 +131,15 @@ class Sharing(BrokerKit):
         end = SYSTEM_CLOCK.monotonic() + self.patience
 
         def drain(consumer: Consumer) -> None:
+            nonlocal end
             while True:
                 batch = consumer.receive(7, self.moment)
                 # In the hands of nobody for a moment is what was borrowed for somebody who had just gone away.
                 if not batch and (len(set(taken)) >= self.many or SYSTEM_CLOCK.monotonic() >= end):
                     return
+                if batch:
+                    # Patience is for what does not come, not for how long it takes to take in all of it.
+                    end = SYSTEM_CLOCK.monotonic() + self.patience
                 taken.extend(ids(batch))
                 consumer.ack(batch)
 

@@ -12,9 +12,10 @@ class Forgetting(StoreKit):
     """forgetting"""
 
     def test_a_partition_is_forgotten_when_its_time_is_up(self, store: Store) -> None:
+        begun = store.now()
         made(store, Change("p", writes=(Put("a", b"1"), Add("n")), ttl=self.ttl))
         made(store, Change("q", writes=(Put("a", b"1"),), ttl=LONG))
-        assert store.get("p", "a") == {"a": b"1"}
+        assert store.get("p", "a") == {"a": b"1"} or not self.lives(store, begun)
         self.pass_time(store, self.ttl * 1.5)
         assert (store.get("p", "a", "n"), store.scan("p"), store.get("q", "a")) == ({}, [], {"a": b"1"})
         assert made(store, Change("p", (Absent("a"),), (Put("a", b"2"),))).applied
@@ -27,11 +28,16 @@ class Forgetting(StoreKit):
         assert store.get("p", "n") == {"n": b"1"}
 
     def test_a_later_time_replaces_an_earlier_one_and_no_time_leaves_it(self, store: Store) -> None:
+        expected: dict[str, int] = {}
         for part, later in (("longer", LONG), ("for ever", inf), ("as it was", None)):
+            begun = store.now()
             made(store, Change(part, writes=(Put("a", b"1"),), ttl=self.ttl))
-            made(store, Change(part, writes=(Put("b", b"2"),), ttl=later))
+            kept = made(store, Change(part, writes=(Put("b", b"2"),), reads=("a",), ttl=later)).values
+            assert kept or not self.lives(store, begun)
+            # What came too late on a busy machine has begun anew, and nothing was said of its time.
+            expected[part] = (2 if later else 0) if kept else 1
         self.pass_time(store, self.ttl * 1.5)
-        assert [len(store.scan(part)) for part in ("longer", "for ever", "as it was")] == [2, 2, 0]
+        assert {part: len(store.scan(part)) for part in expected} == expected
 
     def test_entries_of_what_was_forgotten_do_not_hide_others(self, store: Store) -> None:
         made(store, Change("p", writes=(Put("a", b""), Index("i", "k", 1.0)), ttl=self.ttl))
@@ -59,10 +65,11 @@ class Forgetting(StoreKit):
         assert store.due("j", inf, 10) == [Due(1.0, "p", "new")]
 
     def test_purging_leaves_what_is_still_good(self, store: Store) -> None:
+        begun = store.now()
         made(store, Change("short", writes=(Put("a", b"1"),), ttl=self.ttl))
         made(store, Change("long", writes=(Put("a", b"1"), Index("i", "k", 1.0)), ttl=LONG))
         made(store, Change("for ever", writes=(Put("a", b"1"),)))
-        assert store.purge() == 0
+        assert store.purge() == 0 or not self.lives(store, begun)
         self.pass_time(store, self.ttl * 1.5)
         assert store.purge() in (0, 1)
         assert store.purge() == 0

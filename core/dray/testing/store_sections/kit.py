@@ -69,6 +69,13 @@ class StoreKit:
         else:
             SYSTEM_CLOCK.wait(threading.Event(), seconds)
 
+    def lives(self, store: Store, begun: float) -> bool:
+        """Return whether a short life that began at `begun` or later cannot be over yet.
+
+        A busy machine may take longer than that for two calls; then nobody can say what is there.
+        """
+        return store.now() < begun + self.ttl
+
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:
         """The store under test, open."""

@@ -33,9 +33,9 @@ class Limits(StoreKit):
         assert store.take([Take("l", every=60.0, ahead=200.0)]) == pytest.approx([240.0], abs=5.0)
 
     def test_tokens_come_back_with_time(self, store: Store) -> None:
-        wish = Take("l", every=self.ttl, burst=2)
+        wish, begun = Take("l", every=self.ttl, burst=2), store.now()
         assert store.take([wish, wish]) == [0.0, 0.0]
-        assert store.take([wish])[0] > 0
+        assert store.take([wish])[0] > 0 or not self.lives(store, begun)
         self.pass_time(store, self.ttl * 1.2)
         assert store.take([wish])[0] == 0.0
 
@@ -66,8 +66,9 @@ class Holding(StoreKit):
         assert store.hold([Hold("m", "you", LONG)])[0] >= 1
 
     def test_renewing_keeps_the_token(self, store: Store) -> None:
+        begun = store.now()
         (token,) = store.hold([Hold("l", "me", self.ttl)])
-        assert store.hold([Hold("l", "me", LONG)]) == [token]
+        assert store.hold([Hold("l", "me", LONG)]) == [token] or not self.lives(store, begun)
         self.pass_time(store, self.ttl * 1.5)
         assert store.hold([Hold("l", "you", LONG)]) == [0]
 
