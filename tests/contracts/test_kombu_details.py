@@ -31,7 +31,8 @@ from dray import Url
 from dray_brokers.kombu import KombuBroker
 broker = KombuBroker(Url.parse(sys.argv[1]))
 broker.open()
-held = broker.consumer(["q"], 30.0).receive(10, 10.0)
+consumer = broker.consumer(["q"], 30.0)
+held = [*consumer.receive(1, 10.0), *consumer.receive(1, 10.0)]
 print(len(held), flush=True)
 threading.Event().wait()
 """
@@ -123,7 +124,7 @@ def test_transports_that_take_messages_away_lose_what_a_killed_worker_held_and_s
 @pytest.mark.parametrize("place", ["filesystem://{}/queues", "sqla+sqlite:///{}/queues.db"])
 def test_what_nobody_holds_outlives_every_process(place: str, tmp_path: Path) -> None:
     url = f"kombu+{place.format(tmp_path)}"
-    code = HOLDER.split("held =", 1)[0] + "from dray import Envelope\nimport os, signal\n"
+    code = HOLDER.split("consumer =", 1)[0] + "from dray import Envelope\nimport os, signal\n"
     code += "broker.publish([Envelope(id='a', queue='q', body=b'kept')])\nos.kill(os.getpid(), signal.SIGKILL)\n"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, url], timeout=60, check=False)
     broker = open_at(url)
