@@ -18,8 +18,9 @@ demo: $(VENV)/.demo ## Run the main job: thousands of real tasks, a worker kille
 
 test: $(VENV)/.dev servers ## Run every test (installs what they need: packages into $(VENV), servers with apt-get)
 	@# Most of it waits for servers, so the parts go side by side; each prints when it has ended.
-	$(MAKE) --no-print-directory -j5 --output-sync=target contracts-slow acceptance contracts-others unit simulation
-	@# Its criteria are seconds: beside the others it would measure them.
+	$(MAKE) --no-print-directory -j5 --output-sync=target contracts-slow acceptance-others contracts-others unit simulation
+	@# Their criteria are seconds: beside the others they would measure them.
+	$(MAKE) --no-print-directory acceptance-timed
 	$(MAKE) --no-print-directory faults-quick
 	$(MAKE) --no-print-directory plugin
 
@@ -47,6 +48,15 @@ grades: $(VENV)/.dev servers ## Run the conformance kits and write what they say
 
 acceptance: $(VENV)/.dev servers ## Run real workers, kill them, and count
 	$(PYTEST) tests/acceptance
+
+.PHONY: acceptance-timed acceptance-others
+# How soon work goes on after an outage.
+TIMED := tests/acceptance/test_outages.py
+acceptance-timed: $(VENV)/.dev servers
+	$(PYTEST) $(TIMED)
+
+acceptance-others: $(VENV)/.dev servers
+	$(PYTEST) tests/acceptance $(addprefix --ignore=,$(TIMED))
 
 FAULT_SEEDS ?= 3
 FAULT_BROKERS := sqlite redis rabbitmq postgresql sqs
