@@ -48,7 +48,7 @@ logger = logging.getLogger("dray.worker")
 #: Most outcomes settled in one round, and seconds to wait for more while they come in quickly.
 BATCH, GATHER = 512, 0.001
 #: Seconds between two tries while the broker or the backend is away: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 #: Most outcomes that wait for the backend without taking the place of other work.
 MOST_WAITING = 10_000
 #: Outcomes after which the call is still there.

@@ -32,8 +32,9 @@ logger = logging.getLogger("dray.worker")
 
 #: Seconds one `receive` waits; a stop is noticed within that.
 WAIT = 0.2
-#: Seconds between two tries to reconnect: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+#: Seconds between two tries to reconnect: the first, and the longest. A server that has just opened its port may cut
+#: off the first who knock: two of the longest pauses in a row still leave most of the five seconds that we promise.
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 #: Seconds in which nothing has ended, after which what waits for a slot is given back.
 SHARE_AFTER = 1.0
 
