@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import signalling, signals
 from .deadlines import Deadlines, over_limit
 from .errors import ConfigurationError, SoftTimeLimitExceeded, WorkerLost
-from .execution import Execution, trace
+from .execution import Execution
 from .executors import Executor
 from .hookspecs import Event
 from .interrupts import Interrupted
@@ -370,7 +370,7 @@ class Crew:
             return self.triage.unrun(job, Revoked("revoked while it ran"))
         logger.error("%s[%s]: what it came to is lost", job.message.task, job.message.id, exc_info=error)
         if signals.task_internal_error.receivers and job.context is not None:
-            signalling.went_wrong(job.context, error, trace)
+            signalling.went_wrong(job.context, error)
         return self.triage.unrun(job, Rejected(f"it ran, and what it came to cannot be told: {told(error)}"))
 
 

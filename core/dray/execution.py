@@ -9,19 +9,16 @@ only has to store. `run` serves `def` tasks and `arun` `async def` tasks; they d
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import os
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import signalling, signals, states, webhooks
+from .class_hooks import acall_hook, call_hook, hooks_after
 from .codec import Packed
 from .context import Context, current
 from .endings import gone_on, stopped
@@ -48,6 +45,8 @@ from .options import instant
 from .outcome import Again, Done, Failed, HandedBack, Ignored, Outcome, Rejected, Released, Replaced, Requeued, Revoked
 from .redaction import redacted
 from .report import Failure, Kept, Report, about, rank, record
+from .telling import tell, tell_begin
+from .tracebacks import line, trace
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -62,8 +61,6 @@ _NOTHING = Packed(b"", "application/json", "")
 
 #: Seconds after which a call whose arguments are in a store that is away is tried again.
 STORE_PAUSE = 2.0
-
-_ENGINE = os.path.dirname(__file__) + os.sep
 
 
 class Execution:
@@ -103,8 +100,8 @@ class Execution:
             refused = self._decode(job, context)
             ended = self._end(job, context, refused or self._attempt(job, context), began, told)
             if job.task.hooks:
-                for hook, arguments in self._hooks_after(job, ended):
-                    self._hook(context, hook, *arguments)
+                for hook, arguments in hooks_after(job, ended):
+                    call_hook(context, hook, *arguments)
             if self._signals:
                 self._signal_end(job, context, ended.outcome, refused is not None)
             return ended if type(ended.outcome) is Done else self._forgotten(ended)
@@ -119,8 +116,8 @@ class Execution:
             refused = await self._adecode(job, context)
             ended = self._end(job, context, refused or await self._aattempt(job, context), began, told)
             if job.task.hooks:
-                for hook, arguments in self._hooks_after(job, ended):
-                    await self._ahook(context, hook, *arguments)
+                for hook, arguments in hooks_after(job, ended):
+                    await acall_hook(context, hook, *arguments)
             if self._signals:
                 self._signal_end(job, context, ended.outcome, refused is not None)
             return ended if type(ended.outcome) is Done else self._forgotten(ended)
@@ -149,7 +146,7 @@ class Execution:
         context = job.context or Context(job.message, job.task, job.delivery.delivery_count, self.hostname)
         ended = self._end(job, context, outcome, began, self._heard)
         if self._signals:
-            signalling.came_to(self.app, context, ended.outcome, trace)
+            signalling.came_to(self.app, context, ended.outcome)
         return self._forgotten(ended)
 
     def refused(self, job: Job, error: Exception, delay: float | None) -> Ended:
@@ -191,9 +188,7 @@ class Execution:
             place = rank(message, job.delivery.delivery_count)
             self._note(record(self.app, message.id, report, place, reply_to=message.reply_to))
         if told:
-            if logger.isEnabledFor(logging.INFO):
-                _log(logging.INFO, "%s[%s] began", (message.task, message.id), _facts(message, "began"))
-            self.app.notify("task-started", message, self.hostname)
+            tell_begin(self.app, self.hostname, message)
         return context, began, told
 
     def _decode(self, job: Job, context: Context) -> Outcome | None:
@@ -223,7 +218,7 @@ class Execution:
         if refused:
             signalling.not_run(context, outcome, known=True)
         else:
-            signalling.ended(self.app, context, outcome, trace, heard=not job.closed)
+            signalling.ended(self.app, context, outcome, heard=not job.closed)
 
     def _attempt(self, job: Job, context: Context) -> Outcome:
         """Run the user's code, and say what it came to. Only meanwhile can something be thrown into this thread."""
@@ -232,7 +227,7 @@ class Execution:
             try:
                 job.exposed = True
                 if job.task.hooks:
-                    self._hook(context, "before_start")
+                    call_hook(context, "before_start")
                 if self.app.middleware:
                     value = self._call(job.task, context)
                 else:
@@ -251,7 +246,7 @@ class Execution:
         job.exposed = True
         try:
             if job.task.hooks:
-                await self._ahook(context, "before_start")
+                await acall_hook(context, "before_start")
             call = self._acall(job.task, context)
             value = await (call if job.soft_time_limit is None else Throwable(call, job))
             outcome = self._returned(job, context, value)
@@ -371,7 +366,14 @@ class Execution:
         except Exception as error:
             ended = self._unsuccessful(job, context, Failed(error, job.task.resolved.dead_letter), began)
         if told or type(ended.outcome) is not Done:
-            self.tell(message, ended.outcome, self._time() - began, job.task.options.get("throws", ()))
+            tell(
+                self.app,
+                self.hostname,
+                message,
+                ended.outcome,
+                self._time() - began,
+                job.task.options.get("throws", ()),
+            )
         return ended
 
     def _succeeded(self, job: Job, context: Context, outcome: Done, began: float) -> Ended:
@@ -461,87 +463,12 @@ class Execution:
         try:
             ended.followups = (*callbacks(self.app, *told), *webhooks.calls(self.app, told[0], ended.outcome))
         except Exception as error:
-            reason = f"its callbacks cannot be sent: {_line(error)}"
+            reason = f"its callbacks cannot be sent: {line(error)}"
             ended.outcome = Rejected(reason)
             if ended.report is not None:
                 # Delivered once more it must not be taken for done: its dead letter may not be there yet.
                 ended.report = _with(ended.report, reason=reason)
         return ended
-
-    def tell(self, message: Message, outcome: Outcome, runtime: float | None = None, expected: Any = ()) -> None:
-        """Write one line and send one event for a message that has come to something, run (for `runtime` s) or not.
-
-        A failure with one of the `expected` exceptions is part of the work and shows no traceback.
-        """
-        level, verb, rest, shown = logging.INFO, type(outcome).__name__.lower(), "", None
-        match outcome:
-            case Done():
-                verb = "succeeded"
-            case Again(delay, error):
-                asked = type(error) is Retry and error.exc is None
-                level, verb = logging.WARNING, "retried"
-                rest = f"again in {delay:.3g} s" if asked else f"again in {delay:.3g} s: {_line(error)}"
-            case Failed(error):
-                level, verb, rest = logging.ERROR, "failed", _line(error)
-                shown = None if isinstance(error, expected) else _shown(error)
-            case Rejected(reason):
-                level, verb, rest = logging.ERROR, "rejected", reason
-            case Revoked(reason):
-                rest = reason
-        if logger.isEnabledFor(level):
-            took = "" if runtime is None else f" in {runtime:.3f}s"
-            said = f": {rest}" if rest else ""
-            facts = _facts(message, verb)
-            if runtime is not None:
-                facts["runtime"] = round(runtime, 6)
-            _log(level, "%s[%s] %s%s%s", (message.task, message.id, verb, took, said), facts, shown)
-        if self.app.listening:
-            self.app.notify(f"task-{verb}", message, self.hostname, runtime=runtime or 0.0, reason=rest)
-
-    # The hooks of a task's own class, or its options
-
-    def _hooks_after(self, job: Job, ended: Ended) -> list[tuple[str, tuple[Any, ...]]]:
-        overridden = job.task.hooks
-        match ended.outcome:
-            case Done(value):
-                calls = [("on_success", (value,)), ("after_return", (states.SUCCESS, value))]
-            case Again(_, error):
-                calls = [("on_retry", (error,)), ("after_return", (states.RETRY, error))]
-            case Failed(error):
-                calls = [("on_failure", (error,)), ("after_return", (states.FAILURE, error))]
-            case _:
-                return []
-        return [(hook, arguments) for hook, arguments in calls if hook in overridden]
-
-    def _hook_call(self, context: Context, hook: str, arguments: tuple[Any, ...]) -> Any:
-        task = context.task
-        assert task is not None
-        values: list[Any] = [*arguments, context.id, context.args, context.kwargs]
-        if hook in ("on_retry", "on_failure", "after_return"):
-            values.append(trace(arguments[-1]) if isinstance(arguments[-1], BaseException) else "")
-        return getattr(task, hook)(*values)
-
-    def _hook(self, context: Context, hook: str, *arguments: Any) -> None:
-        try:
-            found = self._hook_call(context, hook, arguments)
-            if inspect.iscoroutine(found):
-                asyncio.run(found)
-        except BaseException:
-            # Whatever a hook raises, SystemExit included, must not end the thread or the loop it runs on.
-            if hook == "before_start":
-                raise
-            logger.exception("%s of %s[%s] raised", hook, context.message.task, context.id)
-
-    async def _ahook(self, context: Context, hook: str, *arguments: Any) -> None:
-        try:
-            found = self._hook_call(context, hook, arguments)
-            if inspect.isawaitable(found):
-                await found
-        except BaseException:
-            # Whatever a hook raises, SystemExit included, must not end the thread or the loop it runs on.
-            if hook == "before_start":
-                raise
-            logger.exception("%s of %s[%s] raised", hook, context.message.task, context.id)
 
     def _forgotten(self, ended: Ended) -> Ended:
         """Cut the outcome loose from the frames of the run, so that they are freed at once."""
@@ -554,46 +481,6 @@ def _own_copy(context: Context) -> Message:
     """Return the message for middleware to look at and change, arguments decoded, headers not shared with anybody."""
     message = context.message
     return message.but(args=context.args, kwargs=context.kwargs, headers=dict(message.headers))
-
-
-def _log(level: int, text: str, args: tuple[str, ...], facts: dict[str, Any], shown: Any = None) -> None:
-    """Log as `logger.log` does with `extra=facts`, for half the price: it need not find out who calls it.
-
-    Every task says twice what it is at, and many take no longer than that.
-    """
-    record = logger.makeRecord(logger.name, level, __file__, 0, text, args, shown, "tell")
-    vars(record).update(facts)
-    logger.handle(record)
-
-
-def _facts(message: Message, action: str) -> dict[str, Any]:
-    """Return what a line in the log says about a message, for logs that are data."""
-    return {"action": action, "task": message.task, "task_id": message.id, "queue": message.queue}
-
-
-def trace(error: BaseException) -> str:
-    """Return the traceback as text, without the engine's own frames above the task's."""
-    try:
-        return "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
-    except Exception:
-        return f"{type(error).__qualname__} (its traceback cannot be shown)"
-
-
-def _users(found: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback that begins with the user's own code."""
-    while found is not None and found.tb_frame.f_code.co_filename.startswith(_ENGINE):
-        found = found.tb_next
-    return found
-
-
-def _shown(error: BaseException) -> Any:
-    """Return an exception as logging shows it, without the engine's frames."""
-    return type(error), error, _users(error.__traceback__)
-
-
-def _line(error: BaseException) -> str:
-    found = Failure.of(error)
-    return f"{found.qualname}: {found.text}" if found.text else found.qualname
 
 
 def _around(wrap: Callable[..., Any], call_next: Callable[[Message], Any]) -> Callable[[Message], Any]:

@@ -49,7 +49,8 @@ _LOGGING = logging.__file__
 _BRIEF = {"acquire", "release", "_acquireLock", "_releaseLock", "__del__"}
 #: Files of the engine whose frames may stand between it and the user's code.
 _AROUND = {
-    os.path.join(_ENGINE, name) for name in ("execution.py", "task.py", "middleware.py", "shared.py", "canvas.py")
+    os.path.join(_ENGINE, name)
+    for name in ("execution.py", "class_hooks.py", "task.py", "middleware.py", "shared.py", "canvas.py")
 }
 
 

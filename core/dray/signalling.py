@@ -16,14 +16,13 @@ from .idempotency import check_one_queue
 from .message import Message
 from .options import check_send_options
 from .outcome import Again, Done, Expired, Failed, Ignored, Outcome, Rejected, Revoked
+from .tracebacks import trace
 
 if TYPE_CHECKING:
     from .app import Dray
 
 #: Takes a message with its arguments and returns it as it will travel.
 Encode = Callable[[Message], Message]
-#: Shows the traceback of an exception as text.
-Trace = Callable[[BaseException], str]
 
 #: What a receiver of before_task_publish may change about where a message goes.
 _ROUTE = ("queue", "exchange", "routing_key", "priority")
@@ -165,13 +164,13 @@ def began(context: Context) -> None:
     )
 
 
-def ended(app: Dray, context: Context, outcome: Outcome, trace: Trace, heard: bool = True) -> None:
+def ended(app: Dray, context: Context, outcome: Outcome, heard: bool = True) -> None:
     """Send what a run came to, and task_postrun, where task_prerun was sent.
 
     What is not `heard` was said already: its run was given up, and went on.
     """
     if heard:
-        came_to(app, context, outcome, trace)
+        came_to(app, context, outcome)
     state, value = _state(outcome)
     signals.task_postrun.send(
         sender=context.task,
@@ -184,7 +183,7 @@ def ended(app: Dray, context: Context, outcome: Outcome, trace: Trace, heard: bo
     )
 
 
-def came_to(app: Dray, context: Context, outcome: Outcome, trace: Trace) -> None:
+def came_to(app: Dray, context: Context, outcome: Outcome) -> None:
     """Send task_success, task_failure, task_retry or task_revoked, whichever it is."""
     match outcome:
         case Done(value):
@@ -223,7 +222,7 @@ def not_run(context: Context, outcome: Outcome, known: bool) -> None:
             signals.task_rejected.send(sender=worker, message=message, exc=DrayError(reason))
 
 
-def went_wrong(context: Context, error: BaseException, trace: Trace) -> None:
+def went_wrong(context: Context, error: BaseException) -> None:
     """Send task_internal_error: the engine itself failed while a task ran."""
     signals.task_internal_error.send(
         sender=context.task,

@@ -20,6 +20,7 @@ from .message import Delivery, Message
 from .outcome import Expired, HandedBack, Outcome, Rejected, Revoked
 from .report import Failure
 from .task import Task
+from .telling import tell
 from .urls import nearest
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Triage:
 
     def unrun(self, job: Job, outcome: Outcome) -> Ended:
         """Return what is to be written for a job that was not run. Never raises, whatever its message carries."""
-        self._execution.tell(job.message, outcome)
+        tell(self.app, self._execution.hostname, job.message, outcome)
         if any(signal.receivers for signal in signals.OF_REFUSALS):
             context = job.context or Context(
                 job.message, job.task, job.delivery.delivery_count, self._execution.hostname

@@ -43,7 +43,7 @@ def test_a_task_says_when_it_begins_and_ends_and_its_facts_stand_beside_the_text
     assert vars(began).items() >= {**facts, "action": "began", "levelno": logging.INFO}.items()
     assert vars(ended).items() >= {**facts, "action": "succeeded", "levelname": "INFO"}.items()
     assert 0 <= vars(ended)["runtime"] < 60
-    assert (began.module, ended.filename, began.thread) == ("execution", "execution.py", ended.thread)
+    assert (began.module, ended.filename, began.thread) == ("telling", "telling.py", ended.thread)
 
 
 def test_a_failure_is_an_error_with_the_exception(app: Dray, caplog: pytest.LogCaptureFixture) -> None:
