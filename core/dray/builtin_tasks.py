@@ -29,6 +29,11 @@ def install(app: Dray) -> None:
     app.task(name=STARMAP, bind=True)(starmap_one_by_one)
 
 
+def own_tasks(app: Dray) -> list[str]:
+    """Return the names of the tasks that somebody has declared, in order: all but these."""
+    return sorted(app.tasks.keys() - {AFTER, COLLECT, MAP, STARMAP})
+
+
 def after(self: Any, ids: list[str], allow_failure: bool) -> None:
     """End when all of these calls have ended; fail with what the first of them that failed has raised.
 

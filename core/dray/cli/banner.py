@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import __version__
+from ..builtin_tasks import own_tasks
 from ..urls import Url
 from .durations import short
 from .tables import Cell, Styled, show_facts
@@ -72,7 +73,7 @@ def _pool(worker: Worker) -> str:
 
 
 def _tasks(app: Dray) -> Cell:
-    names = sorted(app.tasks)
+    names = own_tasks(app)
     if not names:
         return Styled("none: whatever arrives goes to the dead letters. Name their modules with -I", "yellow")
     lines = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backend import Record, ResultBackend
 from ..broker import Broker
+from ..builtin_tasks import own_tasks
 from ..capabilities import Support
 from ..errors import BackendError, BackendUnavailable, BrokerError, BrokerUnavailable, DrayError, NotSupported
 from ..message import Delivery, Envelope
@@ -64,7 +65,7 @@ def examine(app: Dray, *, with_tasks: bool) -> Checkup:
     _broker(app, found)
     _backend(app, found)
     if with_tasks:
-        names = sorted(app.tasks)
+        names = own_tasks(app)
         found.checks.append(Check("tasks", bool(names), f"{len(names)} registered" if names else "none is registered"))
     _settings(app, found)
     _health(app, found)

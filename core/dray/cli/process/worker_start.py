@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ...builtin_tasks import own_tasks
 from ...errors import DrayError
 from .. import logs
 from ..exits import FAILURE, OK, USAGE, Stop
@@ -239,6 +240,7 @@ def _check(session: Session, asked: _Asked, changes: Mapping[str, Any], options:
 
     app = _app(session, asked, changes)
     worker = worker_for(app, name=_named(app, asked), **options)
-    tasks = f"{len(app.tasks)} task{'s' if len(app.tasks) != 1 else ''}"
+    count = len(own_tasks(app))
+    tasks = f"{count} task{'s' if count != 1 else ''}"
     click.echo(f"ok: app {app.name!r} with {tasks}, queues {', '.join(worker.queues)}, pool {worker.pool}")
     return OK
