@@ -47,6 +47,7 @@ def something_else(row: Row) -> str:
         "'ordered' or 'shuffle'": "shuffle",
         "'direct' or 'fanout' or 'topic'": "topic",
         "task_annotations": '{"*": {"queue": "slow"}}',
+        "task_queue_limits": '{"mail": {"rate_limit": "10/s"}}',
         "task_publish_retry_policy": '{"max_retries": 7}',
         "plugin_choices": '{"brokers.nats": "acme-nats/nats"}',
         "timezone": "Asia/Tokyo",
