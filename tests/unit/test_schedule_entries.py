@@ -64,6 +64,34 @@ def test_add_periodic_task_takes_signatures_as_in_celery(app: Dray) -> None:
     assert (entries[made].jitter, call.options["expires"]) == (3.0, 5)
 
 
+def test_schedules_are_added_when_the_modules_of_the_app_are_imported(app: Dray) -> None:
+    @app.on_after_configure.connect
+    def setup_periodic_tasks(sender: Dray, **kwargs: Any) -> None:
+        sender.add_periodic_task(10.0, say.s("hello"), name="add every 10")
+        sender.add_periodic_task(crontab(hour=7, minute=30, day_of_week=1), say.s("Happy Mondays!"), expires=10)
+
+    @app.task(name="say")
+    def say(arg: str) -> None: ...
+
+    assert app.periodic == []
+    for _ in range(2):  # by the worker, and by the scheduler within it
+        app.load_tasks()
+    assert {name: first_runs(app, entry, 1) for name, entry in gather(app).items()} == {
+        "add every 10": ["Thu 01-01 00:00:10"],
+        "say('Happy Mondays!')": ["Mon 01-05 07:30:00"],
+    }
+
+
+def test_a_function_that_cannot_add_its_schedules_keeps_the_app_from_starting(app: Dray) -> None:
+    @app.on_after_finalize.connect
+    def setup_periodic_tasks(sender: Dray, **kwargs: Any) -> None:
+        sender.add_periodic_task("often", sender.tasks["shop.clean"].s())
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="'often' is no schedule"):
+            app.load_tasks()
+
+
 def test_a_name_made_of_a_call_hides_what_is_sensitive(app: Dray) -> None:
     name = app.add_periodic_task(10.0, app.tasks["shop.login"].s("me", "hunter2"))
     assert "shop.login" in name and "hunter2" not in name
