@@ -45,6 +45,8 @@ from .dynamodb_table import MOST_BYTES, MOST_ITEMS, SHARDS, SORT_KEY, DynamoTabl
 
 #: Largest value. An item has 400 KB at most, its names included.
 LARGEST_VALUE = 350 * 1024
+#: Most keys and entries of one change. Each is an item; an entry that moves is three. Four more are of the partition.
+MOST_KEYS = (MOST_ITEMS - 4) // 3
 #: Times a transaction is made anew because others were faster, and the longest pause before that (seconds): the first,
 #: and all. Pauses are drawn at random, so that two do not meet for ever.
 TRIES, FIRST_PAUSE, LONGEST_PAUSE = 200, 0.01, 0.2
@@ -61,7 +63,7 @@ LAST = b"\xff" * SORT_KEY
 class DynamoStore(Store):
     """`dynamodb://?region=eu-west-1&table=dray`; options: `dray_backends.dynamodb_table.DynamoOptions`."""
 
-    capabilities = StoreCapabilities(max_value_bytes=LARGEST_VALUE)
+    capabilities = StoreCapabilities(max_value_bytes=LARGEST_VALUE, max_keys=MOST_KEYS)
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)

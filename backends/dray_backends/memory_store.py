@@ -33,6 +33,9 @@ from dray import (
     Write,
 )
 
+#: Most keys of one change, which keeps all others waiting.
+MOST_KEYS = 1000
+
 
 class _NoOptions(msgspec.Struct):
     """`memory://` takes no options."""
@@ -51,7 +54,7 @@ class _Part:
 class MemoryStore(Store):
     """`memory://`: records in this object, for the threads of this process."""
 
-    capabilities = StoreCapabilities(durable=False, shared=False)
+    capabilities = StoreCapabilities(durable=False, shared=False, max_keys=MOST_KEYS)
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)

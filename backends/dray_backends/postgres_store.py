@@ -38,6 +38,8 @@ from .postgres_store_functions import NOW, STORE
 
 #: Largest value. PostgreSQL's own limit is near 1 GB for a whole statement, which is too much for it to be friendly.
 LARGEST_VALUE = 16 * 1024 * 1024
+#: Most keys of one change, which holds its partition meanwhile.
+MOST_KEYS = 1000
 #: Most changes, and most bytes of values in them, that one transaction makes.
 COMMIT, COMMIT_BYTES = 1000, 16 * 1024 * 1024
 #: Seconds from one sweep of forgotten partitions to the next, and the most partitions and records one sweep deletes: a
@@ -69,7 +71,7 @@ CALL_SWEEP = "SELECT * FROM {schema}.store_sweep(%(parts)s, %(records)s)"
 class PostgresStore(Store):
     """`postgresql://user:password@host/database`; options: `dray_brokers.postgres_connection.PostgresOptions`."""
 
-    capabilities = StoreCapabilities(server_time=True, max_value_bytes=LARGEST_VALUE)
+    capabilities = StoreCapabilities(server_time=True, max_value_bytes=LARGEST_VALUE, max_keys=MOST_KEYS)
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)

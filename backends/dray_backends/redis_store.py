@@ -55,7 +55,7 @@ NEEDED = {"scan": ["above"], "due": ["above"], "hold": ["places"], "let_go": ["p
 class RedisStore(Store):
     """`redis://localhost:6379/0` and the other schemes and options of the Redis broker; it may share its server."""
 
-    capabilities = StoreCapabilities(server_time=True, max_value_bytes=STEP_BYTES)
+    capabilities = StoreCapabilities(server_time=True, max_value_bytes=STEP_BYTES, max_keys=STEP)
 
     def __init__(self, url: Url) -> None:
         super().__init__(url)

@@ -47,8 +47,8 @@ VERSION = 1
 SWEEP_EVERY, SWEEP = 5.0, 1000
 #: Longest time in which `watch` misses a change that another process has made (seconds).
 LONGEST_PAUSE = 0.025
-#: Largest value (bytes): the file is locked while it is written.
-MAX_VALUE = 64 * 1024 * 1024
+#: Largest value (bytes), and most keys of a change: the file is locked while they are written.
+MAX_VALUE, MOST_KEYS = 64 * 1024 * 1024, 1000
 
 TABLES = (
     """
@@ -125,7 +125,9 @@ class SqliteStore(Store):
     def __init__(self, url: Url) -> None:
         super().__init__(url)
         self._file = SqliteFile(url, refused=StoreError, unavailable=StoreUnavailable)
-        self.capabilities = StoreCapabilities(durable=self._file.survives_power_cuts, max_value_bytes=MAX_VALUE)
+        self.capabilities = StoreCapabilities(
+            durable=self._file.survives_power_cuts, max_value_bytes=MAX_VALUE, max_keys=MOST_KEYS
+        )
         #: When the next sweep is due, on the clock that never jumps.
         self._next_sweep = 0.0
 

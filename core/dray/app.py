@@ -51,6 +51,7 @@ from .sealing import Sealing, sealing_of
 from .sender import Sender
 from .settings import Settings
 from .shared import BoundDecorator, Decorator, chosen_app, declared, set_default
+from .signals import OnceEach
 from .task import AsyncTask, Task, blank_message, task_name
 from .unique import Claims
 from .urls import nearest
@@ -111,6 +112,8 @@ class Dray:
         self._middleware: list[Middleware] = []
         #: What `add_periodic_task` was given: names, and entries as they are written in `beat_schedule`.
         self.periodic: list[tuple[str, dict[str, Any]]] = []
+        #: Sent when the app's modules are imported, before anything runs or is scheduled: where code adds schedules.
+        self.on_after_configure, self.on_after_finalize = OnceEach("on_after_configure"), OnceEach("on_after_finalize")
         self._connections: Connections | None = None
         self._listeners: dict[str, list[Callable[[Event], object]]] = {}
         #: What hears of every event in this process, and in the children of its workers, besides the plugins.
@@ -344,13 +347,18 @@ class Dray:
             self._include.append(f"?{package}.{related_name}" if related_name else package)
 
     def load_tasks(self) -> None:
-        """Import every module that `include`, `imports` and `autodiscover_tasks` name. Done by workers and the CLI."""
+        """Import every module that `include`, `imports` and `autodiscover_tasks` name, and send `on_after_configure`.
+
+        Done by workers, schedulers and the CLI. Safe to repeat: each receiver is called once.
+        """
         install(self)
         for module in [*self._include, *self.conf.imports, *self.conf.include]:
             name = module.lstrip("?")
             if module.startswith("?") and not _findable(name):
                 continue
             import_module(name)
+        self.on_after_configure.send(sender=self)
+        self.on_after_finalize.send(sender=self)
         if webhooks.wanted(self) or self._alerts.call_urls:
             webhooks.register(self)
 

@@ -9,7 +9,7 @@ _ALWAYS_RETRIES = "a worker always reconnects, with growing pauses, and never gi
 _RESULTS = "results are kept in `result_backend`, and pass no exchange of yours; leave it out"
 _CHILDREN = "a process of the pool that dies or does not start is noticed at once, and replaced; leave it out"
 _STORE = "schedules and their state are kept in the store (`store_url`), where all schedulers meet; leave it out"
-_NO_CANVAS = "there are no chords yet"
+_CHORDS = "a chord is counted in the store, and what follows it is sent by whoever ends it; leave it out"
 _EVENTS = "events do not pass through the broker: with `worker_send_task_events` they are kept in the store"
 _LOGGING = "logging is left as you set it up with Python's `logging`"
 _CONTROL = "there is no remote control of workers yet"
@@ -23,7 +23,10 @@ _ONE_URL = "sending and receiving use the same broker: use `broker_url`"
 _SIGNED = "messages are signed, metadata included, or encrypted: use `message_security` and `message_keys`"
 
 _INSTEAD = {
-    "task_protocol": "messages say themselves which format they have; leave it out",
+    "task_protocol": (
+        "messages say themselves which format they have, and no version of it signs them: `message_security` does; "
+        "leave it out"
+    ),
     "result_ttl": "that is `result_expires`",
     "task_retry_on_worker_lost": "that is `task_reject_on_worker_lost`, with `task_max_deliveries` as the limit",
     "worker_disable_rate_limits": "`app.limits.set(task, rate=None)` lifts a limit for all workers",
@@ -42,8 +45,8 @@ _INSTEAD = {
     "worker_pool_restarts": _CONTROL,
     "task_acks_on_failure_or_timeout": "that is `task_acks_on_failure`; False keeps the message in the dead letters",
     "result_persistent": "results are stored durably where the backend can; leave it out",
-    "result_chord_*": _NO_CANVAS,
-    "task_allow_error_cb_on_chord_header": _NO_CANVAS,
+    "result_chord_*": _CHORDS,
+    "task_allow_error_cb_on_chord_header": "the link_error of a chord is called once, and its members keep their own",
     "result_accept_content": "results are read by the same list: use `accept_content`",
     "result_cache_max": "results are not cached in the sender; leave it out",
     "result_failure_expires": "failures are kept as long as results: use `result_expires`",

@@ -109,6 +109,30 @@ class Signal:
         return f"<Signal {self.name} with {len(self.receivers)} receiver(s)>"
 
 
+class OnceEach(Signal):
+    """A signal of one app that each receiver hears once, however often it is sent. What a receiver raises is raised."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._told: set[Hashable] = set()
+
+    def send(self, sender: Any = None, **named: Any) -> list[tuple[Callable[..., Any], Any]]:
+        """Call those receivers that have not heard it yet; return each with what it returned."""
+        answers: list[tuple[Callable[..., Any], Any]] = []
+        for known in self.receivers:
+            with _lock:
+                new = known.uid not in self._told
+                # Before it is called: what it does may have this sent once more.
+                self._told.add(known.uid)
+            if new and (function := known.find()) is not None:
+                try:
+                    answers.append((function, function(signal=self, sender=sender, **named)))
+                except BaseException:
+                    self._told.discard(known.uid)
+                    raise
+        return answers
+
+
 def _check(name: str, receiver: Any) -> None:
     if not callable(receiver):
         raise ConfigurationError(f"{name}.connect takes a function; got {receiver!r}. Options are given by name.")

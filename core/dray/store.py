@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 #: Longest names of partitions, keys and indexes (characters), and the largest value every store has to take (bytes).
 MAX_NAME, MAX_VALUE = 250, 256 * 1024
+#: The most keys and entries of indexes that every store has to take in one change.
+MAX_KEYS = 32
 #: Seconds between two looks at something that another process may change.
 LOOK = 0.05
 #: Seconds for which it is remembered which fencing token was given out last; and a bucket that is full.
@@ -114,7 +116,8 @@ Write = Put | Add | Delete | Index | Unindex
 class Change(msgspec.Struct, frozen=True, gc=False):
     """What is to be done in one partition, as a whole: if all `checks` hold, all `writes` are made, in order.
 
-    No checks always hold; without writes it is a consistent read.
+    No checks always hold; without writes it is a consistent read. Keys and entries that it names, checks and reads
+    included, are no more than the store's `max_keys`.
     """
 
     part: str
@@ -191,6 +194,8 @@ class StoreCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     server_time: bool = False
     #: Largest value (bytes).
     max_value_bytes: int = MAX_VALUE
+    #: Most keys and entries of indexes, each counted once, that one change may name.
+    max_keys: int = MAX_KEYS
 
 
 class Store(ABC):
@@ -266,8 +271,14 @@ class Store(ABC):
     # Made of the above. Adapters may override these to need fewer steps
 
     def get(self, part: str, *keys: str) -> Mapping[str, bytes]:
-        """Return what the keys stand for, consistently; those that are absent are missing."""
+        """Return what up to `max_keys` keys stand for, consistently; those that are absent are missing."""
         return self.commit([Change(part, reads=keys)])[0].values
+
+    def get_many(self, part: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        """Return what any number of keys stand for, consistently for `max_keys` of them at a time."""
+        size = self.capabilities.max_keys
+        found = self.commit([Change(part, reads=tuple(keys[n : n + size])) for n in range(0, len(keys), size)])
+        return {key: value for each in found for key, value in each.values.items()}
 
     def add_member(self, part: str, group: str, member: str, value: bytes) -> tuple[bool, int]:
         """Add `group`/`member` unless it is there; return whether it was added, and how many the group has now.

@@ -12,11 +12,13 @@ from typing import NamedTuple
 from .schedule_book import Leaf, Tick
 from .schedule_entries import Entry
 from .schedules import Schedule, jittered, latest, ticks
+from .store import MAX_KEYS
 
 #: Seconds by which a tick may be late with `missed="skip"`, so that no short pause of the scheduler loses one.
 GRACE = 60.0
-#: Most ticks of one entry that are decided at once.
-BATCH = 20
+#: Most ticks of one entry that are decided at once: each is a record and an entry of the index, beside the four that
+#: every such change has.
+BATCH = (MAX_KEYS - 4) // 2
 #: Seconds between two looks at whether the run that a tick waits for has ended.
 AGAIN = 2.0
 

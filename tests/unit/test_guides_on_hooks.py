@@ -1,4 +1,4 @@
-"""What the guides show of callbacks, signals and webhooks does what its comments say; the rows of traps beside it."""
+"""What the guides show of callbacks, signals and webhooks does what its comments say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dray import AsyncResult, Dray, Queue, ResultError, Task, signals, states
+from dray import AsyncResult, Dray, Queue, Task, signals
 from dray.signals import Signal
 from dray.testing import Driver, Enqueued
 
@@ -281,57 +281,3 @@ def test_a_task_calls_a_webhook_on_completion(dray_app: Dray, dray_worker: Drive
     dray_worker.run_until_idle()
     ((url, told),) = posted
     assert (url, told["task_id"], told["status"]) == ("https://example.com/hook", result.id, status)
-
-
-# Traps
-
-
-def test_trap_8_a_failure_with_a_state_of_its_own_can_be_read(dray_app: Dray, dray_worker: Driver) -> None:
-    @dray_app.task(bind=True, ignore_result=False)
-    def generate_report(self: Task[Any, Any], user_id: int) -> None:
-        try:
-            raise RuntimeError("no paper")
-        except Exception as exc:
-            self.update_state(state="FAILURE", meta={"error": str(exc)})
-            raise
-
-    result = generate_report.delay(1)
-    dray_worker.run_until_idle()
-    assert result.state == "FAILURE"
-    assert str(result.result) == "no paper"
-    with pytest.raises(RuntimeError, match="no paper"):
-        result.get()
-
-
-def test_trap_9_the_state_progress_has_a_name(dray_app: Dray) -> None:
-    task = dray_app.task(name="process_batch_import")(lambda file, user_id: None).delay("data.csv", user_id=1)
-    assert task.state in [states.PENDING, states.PROGRESS, states.SUCCESS]
-
-
-def test_trap_18_retry_at_the_call_is_about_sending_and_never_runs_a_task_again(
-    dray_app: Dray, dray_worker: Driver
-) -> None:
-    runs: list[int] = []
-
-    @dray_app.task(name="work")
-    def work() -> None:
-        runs.append(1)
-        raise ValueError("no")
-
-    result = work.apply_async(
-        retry=True,
-        retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
-    )
-    dray_worker.advance(10)
-    assert runs == [1]
-    with pytest.raises((ValueError, ResultError)):
-        result.get()
-
-
-def test_trap_19_priority_9_is_the_most_urgent(dray_app: Dray, dray_worker: Driver) -> None:
-    order: list[int] = []
-    work = dray_app.task(name="work")(lambda n: order.append(n))
-    for priority in (0, 9, 5):
-        work.apply_async((priority,), priority=priority)
-    dray_worker.run_until_idle()
-    assert order == [9, 5, 0]

@@ -1,4 +1,4 @@
-"""Entries: gathered from settings, decorators and code, and refused when they can never work; the guides' own."""
+"""Entries: gathered from settings, decorators and code, and refused when they can never work."""
 
 from __future__ import annotations
 
@@ -37,85 +37,6 @@ def first_runs(app: Dray, entry: Entry, number: int = 2) -> list[str]:
     return told
 
 
-# The guides
-
-
-def test_the_guides_beat_schedule_means_what_its_comments_say() -> None:
-    app = Dray("guide", broker="memory://", set_as_current=False)
-    for name in ("cleanup_old_data", "sync_external_data", "generate_weekly_report", "generate_invoices"):
-        app.task(name=f"tasks.{name}")(lambda: None)
-    app.conf.beat_schedule = {
-        # Execute every day at midnight
-        "cleanup-daily": {"task": "tasks.cleanup_old_data", "schedule": crontab(hour=0, minute=0)},
-        # Execute every 15 minutes
-        "sync-data": {"task": "tasks.sync_external_data", "schedule": 900.0},  # seconds
-        # Execute every Monday at 7:30 AM
-        "weekly-report": {
-            "task": "tasks.generate_weekly_report",
-            "schedule": crontab(hour=7, minute=30, day_of_week=1),
-        },
-        # Run every minute
-        "cleanup-every-minute": {"task": "tasks.cleanup_old_data", "schedule": 60.0},  # seconds
-        # Run every hour
-        "hourly-report": {"task": "tasks.generate_weekly_report", "schedule": crontab(minute=0)},
-        # Run on 1st of every month
-        "monthly-invoice": {
-            "task": "tasks.generate_invoices",
-            "schedule": crontab(day_of_month=1, hour=6, minute=0),
-        },
-    }
-    assert {name: first_runs(app, entry) for name, entry in gather(app).items()} == {
-        "cleanup-daily": ["Fri 01-02 00:00:00", "Sat 01-03 00:00:00"],
-        "sync-data": ["Thu 01-01 00:15:00", "Thu 01-01 00:30:00"],
-        "weekly-report": ["Mon 01-05 07:30:00", "Mon 01-12 07:30:00"],
-        "cleanup-every-minute": ["Thu 01-01 00:01:00", "Thu 01-01 00:02:00"],
-        "hourly-report": ["Thu 01-01 01:00:00", "Thu 01-01 02:00:00"],
-        "monthly-invoice": ["Thu 01-01 06:00:00", "Sun 02-01 06:00:00"],
-    }
-
-
-def test_the_guides_crontab_examples_mean_what_their_comments_say(app: Dray) -> None:
-    said = {
-        "every minute": crontab(),
-        "every 15 minutes": crontab(minute="*/15"),
-        "every hour at :30": crontab(minute=30),
-        "every day at midnight": crontab(hour=0, minute=0),
-        "every Monday at 9 AM": crontab(hour=9, minute=0, day_of_week=1),
-        "every weekday at 8 AM": crontab(hour=8, minute=0, day_of_week="mon-fri"),
-        "first day of month at 6 AM": crontab(day_of_month=1, hour=6, minute=0),
-    }
-    entries = {name: read_entry(app, name, {"task": "shop.clean", "schedule": one}) for name, one in said.items()}
-    assert {name: first_runs(app, entry, 3) for name, entry in entries.items()} == {
-        "every minute": ["Thu 01-01 00:01:00", "Thu 01-01 00:02:00", "Thu 01-01 00:03:00"],
-        "every 15 minutes": ["Thu 01-01 00:15:00", "Thu 01-01 00:30:00", "Thu 01-01 00:45:00"],
-        "every hour at :30": ["Thu 01-01 00:30:00", "Thu 01-01 01:30:00", "Thu 01-01 02:30:00"],
-        "every day at midnight": ["Fri 01-02 00:00:00", "Sat 01-03 00:00:00", "Sun 01-04 00:00:00"],
-        "every Monday at 9 AM": ["Mon 01-05 09:00:00", "Mon 01-12 09:00:00", "Mon 01-19 09:00:00"],
-        "every weekday at 8 AM": ["Thu 01-01 08:00:00", "Fri 01-02 08:00:00", "Mon 01-05 08:00:00"],
-        "first day of month at 6 AM": ["Thu 01-01 06:00:00", "Sun 02-01 06:00:00", "Sun 03-01 06:00:00"],
-    }
-
-
-def test_the_guides_update_of_the_schedule_in_place_is_taken(app: Dray) -> None:
-    app.conf.beat_schedule.update(
-        {
-            "cleanup-task-results": {
-                "task": "shop.clean",
-                "schedule": crontab(hour=2, minute=0),  # 2 AM daily
-            },
-        }
-    )
-    assert first_runs(app, gather(app)["cleanup-task-results"], 1) == ["Thu 01-01 02:00:00"]
-    assert Dray("another", broker="memory://", set_as_current=False).conf.beat_schedule == {}
-
-
-def test_the_guides_decorator_runs_daily_at_midnight(app: Dray) -> None:
-    @app.task(schedule="0 0 * * *")  # Daily at midnight
-    async def generate_daily_report() -> None: ...
-
-    assert first_runs(app, gather(app)[generate_daily_report.name], 1) == ["Fri 01-02 00:00:00"]
-
-
 # Where they are written
 
 
@@ -141,6 +62,34 @@ def test_add_periodic_task_takes_signatures_as_in_celery(app: Dray) -> None:
     call = call_of(app, entries[made].call)
     assert (call.args, call.kwargs, call.options["queue"]) == (("logs",), {"force": True}, "slow")
     assert (entries[made].jitter, call.options["expires"]) == (3.0, 5)
+
+
+def test_schedules_are_added_when_the_modules_of_the_app_are_imported(app: Dray) -> None:
+    @app.on_after_configure.connect
+    def setup_periodic_tasks(sender: Dray, **kwargs: Any) -> None:
+        sender.add_periodic_task(10.0, say.s("hello"), name="add every 10")
+        sender.add_periodic_task(crontab(hour=7, minute=30, day_of_week=1), say.s("Happy Mondays!"), expires=10)
+
+    @app.task(name="say")
+    def say(arg: str) -> None: ...
+
+    assert app.periodic == []
+    for _ in range(2):  # by the worker, and by the scheduler within it
+        app.load_tasks()
+    assert {name: first_runs(app, entry, 1) for name, entry in gather(app).items()} == {
+        "add every 10": ["Thu 01-01 00:00:10"],
+        "say('Happy Mondays!')": ["Mon 01-05 07:30:00"],
+    }
+
+
+def test_a_function_that_cannot_add_its_schedules_keeps_the_app_from_starting(app: Dray) -> None:
+    @app.on_after_finalize.connect
+    def setup_periodic_tasks(sender: Dray, **kwargs: Any) -> None:
+        sender.add_periodic_task("often", sender.tasks["shop.clean"].s())
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="'often' is no schedule"):
+            app.load_tasks()
 
 
 def test_a_name_made_of_a_call_hides_what_is_sensitive(app: Dray) -> None:

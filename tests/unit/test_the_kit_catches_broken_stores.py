@@ -113,6 +113,16 @@ def a_refusal_says_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "_make", silent)
 
 
+@caught_by("test_a_change_names_as_many_keys_and_entries_as_the_store_says")
+def what_is_too_much_is_left_out(patch: pytest.MonkeyPatch) -> None:
+    commit_changed(patch, lambda change: msgspec.structs.replace(change, writes=change.writes[:100]))
+
+
+@caught_by("test_a_change_names_as_many_keys_and_entries_as_the_store_says")
+def it_takes_less_than_every_store_has_to(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryStore, "capabilities", msgspec.structs.replace(MemoryStore.capabilities, max_keys=31))
+
+
 @caught_by("test_a_batch_is_made_in_order_and_answered_in_order")
 def one_refusal_refuses_the_rest(patch: pytest.MonkeyPatch) -> None:
     def until_refused(self: MemoryStore, changes: Sequence[Change]) -> list[Changed]:

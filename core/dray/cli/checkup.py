@@ -13,8 +13,18 @@ from ..backend import Record, ResultBackend
 from ..broker import Broker
 from ..builtin_tasks import own_tasks
 from ..capabilities import Support
-from ..errors import BackendError, BackendUnavailable, BrokerError, BrokerUnavailable, DrayError, NotSupported
+from ..errors import (
+    BackendError,
+    BackendUnavailable,
+    BrokerError,
+    BrokerUnavailable,
+    DrayError,
+    NotSupported,
+    StoreError,
+    StoreUnavailable,
+)
 from ..message import Delivery, Envelope
+from ..store import Absent, Add, Change, Delete, Put, Store
 from ..urls import Url
 from .queues import known_queues, served_queues
 from .setup import DOCTORS_QUEUE
@@ -59,16 +69,19 @@ class Checkup:
 
 
 def examine(app: Dray, *, with_tasks: bool) -> Checkup:
-    """Check an app from its plugins to its results. Raises only what is wrong with the settings themselves."""
+    """Check an app from its plugins to its store. Raises only what is wrong with the settings themselves."""
     found = Checkup()
     _plugins(app, found)
     _broker(app, found)
     _backend(app, found)
+    _store(app, found)
     if with_tasks:
         names = own_tasks(app)
         found.checks.append(Check("tasks", bool(names), f"{len(names)} registered" if names else "none is registered"))
     _settings(app, found)
     _health(app, found)
+    # One server that is broker, backend and store may say the same thing three times.
+    found.advice = list(dict.fromkeys(found.advice))
     return found
 
 
@@ -182,6 +195,40 @@ def _record(backend: ResultBackend) -> float:
         raise BackendError("a result that was stored could not be fetched again")
     if backend.fetch([record.id]):
         raise BackendError("a result that was forgotten is still there")
+    return time.perf_counter() - began
+
+
+def _store(app: Dray, found: Checkup) -> None:
+    text = app.connections.store_url
+    if text is None:
+        return
+    began = time.perf_counter()
+    try:
+        store = app.store("dray doctor")
+        found.checks.append(_passed("store", f"connected to {store.url}", began))
+        found.checks.append(Check("change", True, "a record was put, read and deleted", _change(store)))
+        found.advice += store.advice()
+    except (StoreError, NotSupported) as error:
+        found.checks.append(Check("store", False, str(error), unreachable=isinstance(error, StoreUnavailable)))
+        return
+    if not store.capabilities.shared and found.support and app.broker.capabilities.shared:
+        found.advice.append(
+            f"{store.url} is seen by one process only: workers elsewhere know nothing of its workflows, schedules, "
+            "limits and locks."
+        )
+
+
+def _change(store: Store) -> float:
+    """Put, read and delete a record; return how long that took (seconds)."""
+    began = time.perf_counter()
+    part, body = f"dray.doctor.{secrets.token_hex(6)}", os.urandom(256)
+    claim = Change(part, (Absent("a"),), (Put("a", body), Add("n")), ("a", "n"), KEPT)
+    first, second = store.commit([claim, claim])
+    store.commit([Change(part, (), (Delete("a"), Delete("n")))])
+    if not first.applied or second.applied or second.values != {"a": body, "n": b"1"}:
+        raise StoreError("a record that was put is not what was found")
+    if store.get(part, "a", "n"):
+        raise StoreError("a record that was deleted is still there")
     return time.perf_counter() - began
 
 

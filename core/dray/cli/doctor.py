@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def doctor(session: Session, as_json: bool) -> None:
     """Check that everything works, and show what this broker can do.
 
-    Connects to the broker and the result backend, sends a message through a queue of its own (dray.doctor) and takes
-    it out again, and stores and fetches a result. Nothing of yours is touched.
+    Connects to the broker, the result backend and the store, sends a message through a queue of its own (dray.doctor)
+    and takes it out again, stores and fetches a result, and changes a record. Nothing of yours is touched.
     """
     app = session.app_with_tasks()
     checkup = examine(app, with_tasks=bool(session.app_place))

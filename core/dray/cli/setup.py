@@ -33,7 +33,7 @@ DOCTORS_QUEUE = "dray.doctor"
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def setup(session: Session, queues: list[str], as_json: bool) -> None:
-    """Create queues, tables and indexes on the broker and where results are kept, with the rights at hand.
+    """Create queues, tables and indexes on the broker, for results and in the store, with the rights at hand.
 
     Run by somebody who may create things, it lets workers and senders do with less. Safe to run again: what is there
     stays as it is, and a table of an older dray is brought up to date.
@@ -42,6 +42,8 @@ def setup(session: Session, queues: list[str], as_json: bool) -> None:
     made = {"broker": list(app.broker.setup([*(queues or served_queues(app)), DOCTORS_QUEUE]))}
     if app.backend is not None:
         made["results"] = list(app.backend.setup())
+    if app.connections.records is not None:
+        made["store"] = list(app.connections.records.setup())
     if as_json:
         show_json({"made": made})
         return

@@ -294,6 +294,9 @@ class FlakyStore(Faults, Store):
     def get(self, part: str, *keys: str) -> Mapping[str, bytes]:
         return self._do("get", lambda: self.inner.get(part, *keys), [part])
 
+    def get_many(self, part: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        return self._do("get", lambda: self.inner.get_many(part, keys), [part])
+
     def add_member(self, part: str, group: str, member: str, value: bytes) -> tuple[bool, int]:
         return self._do("add_member", lambda: self.inner.add_member(part, group, member, value), [part])
 

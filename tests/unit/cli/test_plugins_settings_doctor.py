@@ -125,12 +125,13 @@ def test_passwords_are_masked_in_settings(run: CommandLine) -> None:
 def test_doctor_checks_broker_and_results_and_leaves_nothing_behind(run: CommandLine, shop: Dray) -> None:
     found = run("doctor", "--json").data()
     assert found["ok"] and [check["name"] for check in found["checks"]] == [
-        "plugins", "broker", "queue", "results", "record"
+        "plugins", "broker", "queue", "results", "record", "store", "change"
     ]  # fmt: skip
     assert "emulated" not in {row["how"] for row in found["support"]}
     assert list(shop.broker.queues()) == []
     page = run("doctor").output()
-    assert "a message went in and came out again" in page and "All is well." in page
+    assert "a message went in and came out again" in page and "a record was put, read and deleted" in page
+    assert "power cut" in page and "All checks pass." in page
     assert "dead letters" in page
 
 
@@ -180,30 +181,39 @@ PICKY = """
 from dray import hookimpl
 from dray_brokers.memory import MemoryBroker
 from dray_backends.memory import MemoryBackend
+from dray_backends.memory_store import MemoryStore
 class Picky(MemoryBroker):
     def setup(self, queues): return [f"queue {name} created" for name in queues]
     def advice(self, queues): return [f"{len(queues)} queues: a thought about me:s3cret@host", "another"]
 class Kept(MemoryBackend):
     def setup(self): return ["table records created"]
     def advice(self): return ["a thought about results"]
+class Changed(MemoryStore):
+    def setup(self): return ["table changes created"]
+    def advice(self): return ["a thought about workflows", "a thought about results"]
 @hookimpl
 def register_brokers(register):
     register("picky", Picky)
 @hookimpl
 def register_backends(register):
     register("picky", Kept)
+@hookimpl
+def register_stores(register):
+    register("picky", Changed)
 """
 
 
 def test_setup_tells_what_it_has_created(run: CommandLine) -> None:
     run.plugin("picky", PICKY)
     assert run("-A", "shop", "--url", "picky://", "setup").output().splitlines() == [
-        "queue default created", "queue mail created", "queue dray.doctor created", "table records created"
+        "queue default created", "queue mail created", "queue dray.doctor created", "table records created",
+        "table changes created",
     ]  # fmt: skip
     assert run("--url", "picky://", "setup", "-Q", "a,b", "--json").data() == {
         "made": {
             "broker": ["queue a created", "queue b created", "queue dray.doctor created"],
             "results": ["table records created"],
+            "store": ["table changes created"],
         }
     }
 
@@ -213,11 +223,11 @@ def test_setup_says_when_there_was_nothing_to_do(run: CommandLine) -> None:
     assert run("setup").output() == "Everything was there already.\n"
 
 
-def test_doctor_passes_on_what_broker_and_backend_advise(run: CommandLine) -> None:
+def test_doctor_passes_on_what_broker_backend_and_store_advise_and_says_it_once(run: CommandLine) -> None:
     run.plugin("picky", PICKY)
     advice = run("--url", "picky://", "doctor", "--json").data()["advice"]
     assert [line for line in advice if "thought" in line or "another" in line] == [
-        "1 queues: a thought about me:s3cret@host", "another", "a thought about results"
+        "1 queues: a thought about me:s3cret@host", "another", "a thought about results", "a thought about workflows"
     ]  # fmt: skip
     assert "- another\n" in run("--url", "picky://", "doctor").output()
 

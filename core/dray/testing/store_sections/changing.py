@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from ...store import MAX_NAME, MAX_VALUE, Absent, Add, Change, Changed, Delete, Due, Equals, Index, Present, Put, Store
-from .kit import StoreKit, made, needs
+from ...store import (
+    MAX_KEYS,
+    MAX_NAME,
+    MAX_VALUE,
+    Absent,
+    Add,
+    Change,
+    Changed,
+    Delete,
+    Due,
+    Equals,
+    Index,
+    Present,
+    Put,
+    Store,
+    Unindex,
+)
+from .kit import LONG, StoreKit, made, needs
 
 MEGABYTE = 1024 * 1024
 
@@ -70,6 +86,22 @@ class Changing(StoreKit):
         done = store.commit([Change(f"p{n % 7}", writes=(Put(f"k{n}", b"v"), Add("n"))) for n in range(2000)])
         assert [change.applied for change in done] == [True] * 2000
         assert sum(int(store.get(f"p{n}", "n")["n"]) for n in range(7)) == 2000
+
+    def test_a_change_names_as_many_keys_and_entries_as_the_store_says(self, store: Store) -> None:
+        most = store.capabilities.max_keys
+        assert most >= MAX_KEYS
+        keys = tuple(f"k{n}" for n in range(most))
+        asked = Change("p", tuple(map(Absent, keys)), tuple(Put(key, key.encode()) for key in keys), keys)
+        everything = {key: key.encode() for key in keys}
+        assert made(store, asked) == Changed(True, everything)
+        assert made(store, asked) == Changed(False, everything)
+        for at in (1.0, 2.0):  # entered, and then moved
+            assert made(store, Change("p", writes=tuple(Index("i", key, at) for key in keys), ttl=LONG)).applied
+            assert {entry.at for entry in store.due("i", 9.0, most + 1)} == {at}
+        gone = [*map(Delete, keys[::2])], [Unindex("i", key) for key in keys[1::2]]
+        assert made(store, Change("p", writes=(*gone[0], *gone[1]))).applied
+        assert {entry.key for entry in store.due("i", 9.0, most + 1)} == set(keys[::2])
+        assert store.get_many("p", [*keys, *keys]) == {key: key.encode() for key in keys[1::2]}
 
     @pytest.mark.parametrize("value", [b"", b"\x00", bytes(range(256)), b"{}", b"-1", "ü".encode()])
     def test_values_are_any_bytes(self, store: Store, value: bytes) -> None:

@@ -54,7 +54,7 @@ class Clocks(StoreKit):
 
     def test_what_is_over_for_those_ahead_is_there_for_others_as_a_whole_or_not_at_all(self, store: Store) -> None:
         needs(store, "shared")
-        some = [Change("p", writes=tuple(Put(f"{n}-{m}", b"") for m in range(50)), ttl=self.ttl + 5) for n in range(30)]
+        some = [Change("p", writes=tuple(Put(f"{n}-{m}", b"") for m in range(30)), ttl=self.ttl + 5) for n in range(50)]
         store.commit(some)
         with self.another(store, ahead=AHEAD) as other:
             made(other, Change("q", writes=(Add("n"),)))

@@ -55,7 +55,7 @@ class Forgetting(StoreKit):
         assert store.scan("p") == [("b", b"2")]
 
     def test_a_large_partition_is_forgotten_as_a_whole(self, store: Store) -> None:
-        some = [tuple(Put(f"k{n}-{m}", b"v" * 100) for m in range(50)) for n in range(20)]
+        some = [tuple(Put(f"k{n}-{m}", b"v" * 100) for m in range(25)) for n in range(40)]
         store.commit([Change("p", writes=(*writes, Index("i", f"{n}", 1.0))) for n, writes in enumerate(some)])
         made(store, Change("p", writes=(Add("n"),), ttl=self.ttl))
         self.pass_time(store, self.ttl * 1.5)

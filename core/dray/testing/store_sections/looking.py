@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from ...store import Change, Delete, Due, Index, Present, Put, Store, Unindex
+from ...store import MAX_KEYS, Change, Delete, Due, Index, Present, Put, Store, Unindex
 from ..background import Background
 from .kit import StoreKit, made
 
@@ -27,7 +27,7 @@ class Scanning(StoreKit):
         assert store.scan("p", "c") == []
 
     def test_a_scan_goes_on_after_a_key(self, store: Store) -> None:
-        keys = sorted(f"k{n}" for n in range(50))
+        keys = sorted(f"k{n}" for n in range(31))
         made(store, Change("p", writes=(*(Put(key, b"v") for key in keys), Put("l", b""))))
         found: list[str] = []
         while page := store.scan("p", "k", found[-1] if found else "", 7):
@@ -44,7 +44,7 @@ class Scanning(StoreKit):
 
     def test_thousands_of_keys_come_in_pages_of_a_thousand(self, store: Store) -> None:
         keys = [f"k{n:04}" for n in range(2500)]
-        pages = [keys[n : n + 50] for n in range(0, len(keys), 50)]
+        pages = [keys[n : n + MAX_KEYS] for n in range(0, len(keys), MAX_KEYS)]
         store.commit([Change("p", writes=tuple(Put(key, key.encode()) for key in page)) for page in pages])
         found: list[tuple[str, bytes]] = []
         sizes = []
