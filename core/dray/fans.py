@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +19,7 @@ import msgspec
 from . import states
 from .endings import Onward, Told
 from .errors import TaskOptionError
-from .fan_results import PAGE, members, part, told_in
+from .fan_results import PAGE, members, part, told_in, unended
 from .followups import FAILURE_GIVEN, FailedCall, call_of, errback_front
 from .message import Line, Message, Step
 from .report import Report, record
@@ -343,12 +344,11 @@ class Fans:
 
     def _cancel_rest(self, id: str, fan: Fan) -> None:
         """Cancel the members that have not ended, wherever in their lines they are."""
-        ended = {index for index, _ in members(self.store, id)}
         values = self.store.get(part(id), "total", "longest")
-        left = [index for index in range(int(values.get("total", b"0"))) if index not in ended]
         longest = int(values.get("longest", b"%d" % fan.longest)) or 1
-        ids = [member_id(id, index, place) for index in left for place in range(longest)]
-        if ids:
+        left = unended(self.store, id, int(values.get("total", b"0")))
+        while some := list(islice(left, PAGE)):
+            ids = [member_id(id, index, place) for index in some for place in range(longest)]
             revoke(self._app.broker, ids, REVOKED_FOR, None)
 
     def _page(self, id: str, page: int) -> tuple[int, tuple[Line, ...]]:
@@ -455,8 +455,7 @@ class Fans:
         broker = self._app.broker
         if not broker.capabilities.find or not longest:
             return []
-        ended = {index for index, _ in members(self.store, id)}
-        open_ones = [index for index in range(total) if index not in ended][:MOST_LOOKED_FOR]
+        open_ones = islice(unended(self.store, id, total), MOST_LOOKED_FOR)
         names = {index: [member_id(id, index, place) for place in range(longest)] for index in open_ones}
         found = broker.find([name for some in names.values() for name in some])
         alive = {"ready", "delayed", "leased"}
