@@ -31,8 +31,6 @@ from .dead_letters import DeadLetters
 from .errors import ConfigurationError, NotSupported, TaskOptionError, UnknownTask
 from .events import Events
 from .execution import Execution
-from .fans import Fans
-from .flows import send_after
 from .group_result import GroupResult
 from .hookspecs import Event
 from .idempotency import check_one_queue, given_id
@@ -60,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Unpack
 
+    from .fans import Fans
     from .options import SendOptions, TaskOptions
     from .schedule_control import Schedules
     from .scheduler import Scheduler
@@ -390,6 +389,8 @@ class Dray:
         if options.get("depends_on") is not None:
             depends_on, allow_failure = options.pop("depends_on"), options.pop("allow_failure", None)
             call = Signature(name, positional(args, name), by_name(kwargs, name), options, app=self)
+            from .flows import send_after  # only an app with flows loads it
+
             return send_after(call, depends_on, bool(allow_failure))
         (sent,) = self.sender.publish(*self.call(name, positional(args, name), by_name(kwargs, name), options), options)
         return AsyncResult(sent.id, self, ignored=sent.ignore_result)
@@ -415,6 +416,8 @@ class Dray:
     @cached_property
     def fans(self) -> Fans:
         """What waits until several calls have ended."""
+        from .fans import Fans  # only an app with flows loads it
+
         return Fans(self)
 
     @cached_property

@@ -262,7 +262,8 @@ class Chain(Canvas):
         # Copies: what is linked to the whole is not linked to what it was made of.
         self.items = tuple(item.copy() for item in found)
         self.options = {}
-        self._app = app if app is not None else self.items[0]._app
+        # Not that of the first: a stream does not know one.
+        self._app = app if app is not None else next((i._app for i in self.items if i._app is not None), None)
         for item in self.items[:-1]:
             if isinstance(item, Group) and item.is_empty:
                 raise TaskOptionError(

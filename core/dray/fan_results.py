@@ -64,6 +64,15 @@ def members(store: Store, fan: str) -> Iterator[tuple[int, Told]]:
                 yield index, told_in(found[key])
 
 
+def unended(store: Store, fan: str, total: int) -> Iterator[int]:
+    """Yield the numbers of those of a fan's members that have not ended."""
+    following = 0
+    for index, _ in members(store, fan):
+        yield from range(following, index)
+        following = index + 1
+    yield from range(following, total)
+
+
 def value_of(app: Dray, told: Told) -> Any:
     """Return the value that a member came to."""
     if told.given:

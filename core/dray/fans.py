@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +19,7 @@ import msgspec
 from . import states
 from .endings import Onward, Told
 from .errors import TaskOptionError
-from .fan_results import PAGE, members, part, told_in
+from .fan_results import PAGE, members, part, told_in, unended
 from .followups import FAILURE_GIVEN, FailedCall, call_of, errback_front
 from .message import Line, Message, Step
 from .report import Report, record
@@ -37,6 +38,8 @@ logger = logging.getLogger("dray")
 INDEX, OUT, STALL = "fans", "out", "stall"
 #: Seconds after which others deliver what its own worker should have, and after which lost members are looked for.
 GRACE, STALLED = 10.0, 60.0
+#: Largest record (bytes) of lines that are sent later, as long as one line is no larger.
+PAGE_BYTES = 64 * 1024
 #: Seconds for which whoever sends a stream may be silent, and most members looked for at once.
 STREAM_PATIENCE, MOST_LOOKED_FOR = 600.0, 1000
 #: Values of the keys "state" and "out".
@@ -70,7 +73,8 @@ class Fan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _fan = msgspec.msgpack.Decoder(Fan).decode
-_lines = msgspec.msgpack.Decoder(tuple[Line, ...]).decode
+#: A record of lines that are sent later: the number of the first, and the lines.
+_page = msgspec.msgpack.Decoder(tuple[int, tuple[Line, ...]]).decode
 _indexes = msgspec.msgpack.Decoder(list[int]).decode
 
 
@@ -97,12 +101,28 @@ def creation(id: str, fan: Fan, total: int | None, now: float, ttl: float, waits
     return [Change(part(id), (Absent("meta"),), tuple(writes), (), ttl)]
 
 
-def pages(id: str, lines: Sequence[Line], ttl: float) -> list[Change]:
-    """Return what keeps the lines of a fan's members until they are sent."""
-    return [
-        Change(part(id), (), (Put(f"page/{start // PAGE}", _encode(tuple(lines[start : start + PAGE]))),), (), ttl)
-        for start in range(0, len(lines), PAGE)
-    ]
+def pages(id: str, lines: Iterable[Line], ttl: float) -> list[Change]:
+    """Return what keeps the lines of a fan's members until they are sent, each change a record of its own.
+
+    A record has no more than `PAGE` lines, and is as small as one that every store has to take where that can be.
+    """
+    kept: list[bytes] = []
+    some: list[msgspec.Raw] = []
+    first = size = 0
+    for line in lines:
+        data = _encode(line)
+        if some and (len(some) == PAGE or size + len(data) > PAGE_BYTES):
+            kept.append(_encode((first, some)))
+            first, some, size = first + len(some), [], 0
+        some.append(msgspec.Raw(data))
+        size += len(data)
+    if some:
+        kept.append(_encode((first, some)))
+    return [Change(part(id), (), (Put(f"page/{number}", data),), (), ttl) for number, data in enumerate(kept)]
+
+
+class _Overtaken(Exception):
+    """Somebody else sends the members of the same fan, and has come further."""
 
 
 class Fans:
@@ -193,9 +213,13 @@ class Fans:
         writes = (Put("state", ERR), Put("cause", _encode(told)), Put("out", END), Index(INDEX, OUT, at))
         return Change(part(fan), (Equals("state", OPEN),), (*writes, Unindex(INDEX, STALL)), (), self.ttl)
 
-    def seal(self, fan: str, total: int) -> list[str]:
-        """Say how many members there are, now that all have been sent; return the fan if that decides it."""
-        self.store.commit([Change(part(fan), (Absent("total"),), (Put("total", b"%d" % total),))])
+    def seal(self, fan: str, total: int, longest: int) -> list[str]:
+        """Say how many members there are, now that all have been sent; return the fan if that decides it.
+
+        `longest` is how many calls the longest of their lines has, as in `Fan`.
+        """
+        writes = (Put("total", b"%d" % total), Put("longest", b"%d" % longest))
+        self.store.commit([Change(part(fan), (Absent("total"),), writes)])
         return self.recount(fan)
 
     def recount(self, fan: str) -> list[str]:
@@ -233,35 +257,55 @@ class Fans:
             return []
         fan = _fan(values["meta"])
         more: list[str] = []
-        if out == START:
-            self._start(id, fan, values["given"].decode() if "given" in values else f"={id}")
-        elif values["state"] == OK:
-            more = self._succeeded(id, fan)
-        else:
-            more = self._failed(id, fan, values)
+        try:
+            if out == START:
+                self._start(id, fan, values["given"].decode() if "given" in values else f"={id}", id)
+            elif values["state"] == OK:
+                more = self._succeeded(id, fan)
+            else:
+                more = self._failed(id, fan, values)
+        except _Overtaken:
+            return []  # the note is that other one's to take away
         self.store.commit([Change(part(id), (Equals("out", out),), (Delete("out"), Unindex(INDEX, OUT)), (), self.ttl)])
         return more
 
-    def _start(self, id: str, fan: Fan, given: str) -> None:
-        """Send the members of a fan whose turn has come."""
-        for page in range(fan.pages):
-            lines, first = self._page(id, page), page * PAGE
+    def _start(self, id: str, fan: Fan, given: str, note: str) -> None:
+        """Send the members of a fan whose turn has come; `note` is the fan whose note is being delivered by that.
+
+        Large ones take their time. So after each page the note is put off, for nobody else to begin with it too, and it
+        is kept how far one has come: what others sent before they died need not be sent, and run, once more. Raises
+        `_Overtaken` when somebody else has come further.
+        """
+        begun = self.store.get(part(id), "begun").get("begun")
+        for page in range(int(begun or b"0"), fan.pages):
+            first, lines = self._page(id, page)
             for line in lines:
                 if line[0].fan:
-                    self._open(line[0].fan, given)
+                    self._open(line[0].fan, given, note)
             self._publish(
                 self._call(fan, line, member_id(id, index), given, id, index)
                 for index, line in enumerate(lines, first)
                 if not line[0].fan
             )
+            unchanged = Absent("begun") if begun is None else Equals("begun", begun)
+            begun = b"%d" % (page + 1)
+            later = Index(INDEX, OUT, self.store.now() + GRACE)
+            counted, _ = self.store.commit(
+                [
+                    Change(part(id), (unchanged,), (Put("begun", begun),), (), self.ttl),
+                    Change(part(note), (Present("out"),), (later,)),
+                ]
+            )
+            if not counted.applied:
+                raise _Overtaken(id)
         stall = Index(INDEX, STALL, self.store.now() + STALLED)
         self.store.commit([Change(part(id), (Equals("state", OPEN),), (stall,))])
 
-    def _open(self, id: str, given: str) -> None:
+    def _open(self, id: str, given: str, note: str) -> None:
         """Have a fan begin that gets what another fan came to, or got."""
         values = self.store.get(part(id), "meta", "state")
         if values.get("state") == OPEN:
-            self._start(id, _fan(values["meta"]), given)
+            self._start(id, _fan(values["meta"]), given, note)
 
     def _succeeded(self, id: str, fan: Fan) -> list[str]:
         calls = [self._call(fan, (step,), f"{id}-l{n}", id) for n, step in enumerate(fan.link)]
@@ -270,7 +314,7 @@ class Fans:
         self._publish(calls)
         if fan.then:
             if fan.then[0].fan:
-                self._open(fan.then[0].fan, id)
+                self._open(fan.then[0].fan, id, id)
             return []
         return self.report([(fan.fan, fan.index, Told(id, states.SUCCESS, given=id))]) if fan.fan else []
 
@@ -293,23 +337,24 @@ class Fans:
         more = self._give_up([fan.then], cause, fan)
         # Those of its members that were to be sent later.
         for page in range(fan.pages if quiet else 0):
-            more += self._give_up(self._page(id, page), cause, fan)
+            more += self._give_up(self._page(id, page)[1], cause, fan)
         if fan.fan and not quiet:
             more += self.report([(fan.fan, fan.index, cause)])
         return more
 
     def _cancel_rest(self, id: str, fan: Fan) -> None:
         """Cancel the members that have not ended, wherever in their lines they are."""
-        ended = {index for index, _ in members(self.store, id)}
-        total = int(self.store.get(part(id), "total").get("total", b"0"))
-        left = [index for index in range(total) if index not in ended]
-        ids = [member_id(id, index, place) for index in left for place in range(fan.longest or 1)]
-        if ids:
+        values = self.store.get(part(id), "total", "longest")
+        longest = int(values.get("longest", b"%d" % fan.longest)) or 1
+        left = unended(self.store, id, int(values.get("total", b"0")))
+        while some := list(islice(left, PAGE)):
+            ids = [member_id(id, index, place) for index in some for place in range(longest)]
             revoke(self._app.broker, ids, REVOKED_FOR, None)
 
-    def _page(self, id: str, page: int) -> tuple[Line, ...]:
+    def _page(self, id: str, page: int) -> tuple[int, tuple[Line, ...]]:
+        """Return members that are sent later: the number of the first, and their lines."""
         kept = self.store.get(part(id), f"page/{page}").get(f"page/{page}")
-        return _lines(kept) if kept is not None else ()
+        return _page(kept) if kept is not None else (0, ())
 
     def _give_up(self, lines: Sequence[Line], cause: Told, fan: Fan) -> list[str]:
         """Store of calls that they will not run, and end the fans among them; return those that end by it."""
@@ -379,7 +424,7 @@ class Fans:
 
     def _recount(self, id: str, now: float) -> list[str]:
         """Look at a fan that has been open for long; return it if that decides it."""
-        keys = ("ended", "bad", "total", "state", "rule", "meta", "missed", "moved")
+        keys = ("ended", "bad", "total", "state", "rule", "meta", "missed", "moved", "longest")
         (seen,) = self.store.commit([Change(part(id), reads=keys)])
         values = seen.values
         if values.get("state") != OPEN:
@@ -395,7 +440,8 @@ class Fans:
             told = Told(id, states.FAILURE, reason="whoever sent the group ended before all of it was sent")
             self.store.commit([Change(part(id), (Absent("m/sender"),), (Put("m/sender", _encode(told)), Add("bad")))])
             return self._decide({id: (ERR, b"sender")})
-        missing = self._missing(id, int(values["total"]), _fan(values["meta"]).longest)
+        longest = int(values["longest"]) if "longest" in values else _fan(values["meta"]).longest
+        missing = self._missing(id, int(values["total"]), longest)
         before = frozenset(_indexes(values["missed"])) if "missed" in values else frozenset()
         later = (Put("missed", _encode(missing)), Index(INDEX, STALL, now + STALLED))
         self.store.commit([Change(part(id), (Equals("state", OPEN),), later)])
@@ -409,8 +455,7 @@ class Fans:
         broker = self._app.broker
         if not broker.capabilities.find or not longest:
             return []
-        ended = {index for index, _ in members(self.store, id)}
-        open_ones = [index for index in range(total) if index not in ended][:MOST_LOOKED_FOR]
+        open_ones = islice(unended(self.store, id, total), MOST_LOOKED_FOR)
         names = {index: [member_id(id, index, place) for place in range(longest)] for index in open_ones}
         found = broker.find([name for some in names.values() for name in some])
         alive = {"ready", "delayed", "leased"}

@@ -10,7 +10,7 @@ flow and from the place in it, so that whatever is sent twice is sent under the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,7 +32,6 @@ from .store import Change, Put
 if TYPE_CHECKING:
     from .app import Dray
     from .codec import Writer
-    from .report import Kept
 
 logger = logging.getLogger("dray")
 
@@ -41,6 +40,8 @@ Head = tuple[Message, "Writer", Mapping[str, Any]]
 #: The fan and the number of a member that a line is; ("", 0): it is none.
 Slot = tuple[str, int]
 NO_SLOT: Slot = ("", 0)
+#: Most changes that the store is asked for at once: some are of `fans.PAGE_BYTES`.
+CHANGES = 50
 #: Options that say how a message is published, and not what it is.
 PUBLISHING = ("connection", "retry", "retry_policy", "idempotency_key")
 
@@ -97,8 +98,8 @@ class Plan:
         self.flow = flow
         self.changes: list[Change] = []
         self.heads: list[Head] = []
-        #: What is stored about calls that come later: neither the broker nor the backend would know of them till then.
-        self.promised: list[Kept] = []
+        #: Ids and tasks of calls that come later: neither the broker nor the backend would know of them till then.
+        self.promised: list[tuple[str, str]] = []
         #: Handles on the members of the outermost group.
         self.members: list[Any] = []
 
@@ -136,7 +137,7 @@ class Plan:
                 _check_fits(self.app, item)
                 step = item.set(task_id=id).to_step(self.app)
                 if not _ignored(self.app, item):
-                    self.promised.append(record(self.app, id, Report(state=states.PENDING, task=item.task), 0))
+                    self.promised.append((id, item.task))
                 after = (step if replaced is None else _in_place(step, replaced), *after)
             else:
                 assert isinstance(item, Group)
@@ -146,10 +147,10 @@ class Plan:
     def flush(self) -> None:
         """Keep what is to be kept, and then send what is to be sent."""
         self._promise()
-        if self.changes:
-            # In this order: a member that ends before its fan is there would have nobody to tell.
-            self.app.fans.store.commit(self.changes)
-            self.changes = []
+        # In this order: a member that ends before its fan is there would have nobody to tell.
+        changes, self.changes = self.changes, []
+        for start in range(0, len(changes), CHANGES):
+            self.app.fans.store.commit(changes[start : start + CHANGES])
         heads, self.heads = self.heads, []
         while heads:
             (_, writer, options), batch = heads[0], []
@@ -160,8 +161,10 @@ class Plan:
     def _promise(self) -> None:
         promised, self.promised = self.promised, []
         try:
-            if promised:
-                self.app.connections.store(promised, self.app.conf.result_expires)
+            for start in range(0, len(promised), PAGE):
+                some = promised[start : start + PAGE]
+                pending = [record(self.app, id, Report(state=states.PENDING, task=task), 0) for id, task in some]
+                self.app.connections.store(pending, self.app.conf.result_expires)
         except BackendUnavailable as error:
             logger.warning("%d call(s) are unknown to the result backend till they come: %s", len(promised), error)
 
@@ -180,8 +183,10 @@ class Plan:
         outermost = not slot[0]
         total = None if group.is_stream else len(group.tasks)
         self._make(group, id, then, slot, replaced, total, 0, waits=False)
-        sent = 0
+        sent, longest = 0, 1
         for page in group.pages(PAGE):
+            if group.is_stream:
+                longest = _longest(page, longest)
             for number, member in enumerate(page, sent):
                 items, base = flat(member), f"{id}.{number}"
                 self.begin(items, base, (), (id, number))
@@ -194,7 +199,7 @@ class Plan:
                 self.flush()
         if group.is_stream:
             self.flush()
-            self.app.fans.deliver(self.app.fans.seal(id, sent))
+            self.app.fans.deliver(self.app.fans.seal(id, sent, longest))
         elif not total:
             self.flush()
             self.app.fans.deliver(self.app.fans.recount(id))
@@ -203,9 +208,10 @@ class Plan:
         """Keep a group that begins later; return the step that stands for it."""
         if group.is_stream:
             raise TaskOptionError("a streamed group is sent while it is made: it can only stand at the beginning")
-        lines = [self.line(flat(member), f"{id}.{n}", (), (id, n)) for n, member in enumerate(group.tasks)]
-        self._make(group, id, then, slot, replaced, len(lines), -(-len(lines) // PAGE), waits=True)
-        self.changes += pages(id, lines, self.app.fans.ttl)
+        lines = (self.line(flat(member), f"{id}.{n}", (), (id, n)) for n, member in enumerate(group.tasks))
+        kept = pages(id, lines, self.app.fans.ttl)
+        self._make(group, id, then, slot, replaced, len(group.tasks), len(kept), waits=True)
+        self.changes += kept
         return Step(task="", fan=id)
 
     def _make(
@@ -241,7 +247,7 @@ class Plan:
             reply_to=self.app.connections.address(""),
             headers={} if running is None else {h: running.headers[h] for h in TRACE_HEADERS if h in running.headers},
             pages=kept,
-            longest=0 if group.is_stream else _longest(group),
+            longest=0 if group.is_stream else _longest(group.tasks),
         )
         fans = self.app.fans
         self.changes += creation(id, fan, total, fans.store.now(), fans.ttl, waits)
@@ -394,12 +400,12 @@ def _check_fits(app: Dray, call: Signature) -> None:
         ) from None
 
 
-def _longest(group: Group) -> int:
+def _longest(members: Iterable[Canvas], so_far: int = 1) -> int:
     """Return how many calls the longest line of a group's members has; 0 if some have ids of their own."""
-    longest = 1
-    for member in group.tasks:
+    longest = so_far
+    for member in members:
         items = flat(member)
-        if any(isinstance(item, Signature) and _has_own_id(item) for item in items):
+        if not longest or any(isinstance(item, Signature) and _has_own_id(item) for item in items):
             return 0
         longest = max(longest, len(items))
     return longest

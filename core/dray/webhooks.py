@@ -18,7 +18,6 @@ from .message import Message
 from .outcome import Done, Failed, Outcome, Rejected
 from .report import Failure
 from .webhook_options import Refused, place, secrets
-from .webhook_signatures import sign
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -137,6 +136,8 @@ def deliver(task: Task[..., Any], url: str, body: str, timeout: float | None = N
         "webhook-timestamp": str(int(app.clock.time())),
     }
     if keys := secrets(conf):
+        from .webhook_signatures import sign  # only an app whose webhooks are signed loads it
+
         headers["webhook-signature"] = sign(keys, request.id, int(headers["webhook-timestamp"]), content)
     try:
         answer = post(url, content, headers, timeout or conf.webhook_timeout, conf.webhook_allow_private)

@@ -29,7 +29,6 @@ from .errors import BrokerError, ConfigurationError
 from .heart import Heart
 from .job import Job
 from .leases import Keeper
-from .scheduler import Scheduler
 from .settle import Settler
 from .source import Source
 from .sweeper import Sweeper
@@ -84,7 +83,7 @@ class Worker:
         self.name = (name or conf.worker_name or f"{app.name}-{os.getpid()}@%h").replace("%h", socket.gethostname())
         self.burst = burst
         #: Sends tasks on their schedules too, if that was asked for.
-        self._scheduler = Scheduler(app, name=self.name) if beat else None
+        self._scheduler = app.scheduler(name=self.name) if beat else None
         self.lease = lease or conf.worker_lease
         self.shutdown_timeout = conf.worker_shutdown_timeout if shutdown_timeout is None else shutdown_timeout
         self._chosen = [queues] if isinstance(queues, str) else list(queues) if queues else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ def member(flow: int, n: int) -> int:
 @app.task
 def more(value: int) -> int:
     return value + 1
+
+
+@app.task
+def same(n: int) -> int:
+    return n
+
+
+@app.task
+def looked_over(values: Iterable[int], flow: int) -> tuple[int, bool]:
+    """Return how many values there are, and whether they are in order."""
+    found = list(values)
+    ledger.record(f"body:{flow}:1")
+    return len(found), found == sorted(found)
 
 
 @app.task(max_retries=0)

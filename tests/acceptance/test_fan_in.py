@@ -1,18 +1,21 @@
-"""Chords while workers are killed with -9: no body is lost, none runs for half a header, none is sent twice."""
+"""Chords by worker processes: large ones, and while workers are killed with -9.
+
+No body is lost, none runs for half a header, none is sent twice. benchmarks/large_group.py does the same for 100,000.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from dray import Dray, Signature, chain, chord
+from dray import Canvas, Dray, Group, Put, Signature, chain, chord, group
 from dray.testing.faults import ExecutionLedger, wait_until
 
 from .conftest import HERE, WorkerProcess
@@ -26,6 +29,8 @@ PLACES = {
 #: How many different runs there are of each; one seed is one run that can be had again.
 SEEDS = range(int(os.environ.get("FAN_IN_SEEDS", "1")))
 CHORDS, MEMBERS, KILLS = 30, 8, 6
+#: Members of a large group, and most bytes of a message and of a record of the store that may come of it.
+LARGE, MESSAGE, RECORD = 5000, 4096, 80_000
 
 
 class FanWorker(WorkerProcess):
@@ -121,3 +126,39 @@ def test_every_body_runs_for_its_whole_header_whenever_workers_are_killed(shop: 
     assert {int(flow) for flow, _ in shop.noted("body")} == set(good)
     failed = Counter(int(flow) for flow, delivery in shop.noted("failed") if delivery == "1")
     assert all(times == 1 for times in failed.values())
+
+
+def streamed(shop: Shop) -> Canvas:
+    return Group.stream(shop.call("same", n) for n in range(LARGE)) | shop.call("looked_over", 1)
+
+
+def later(shop: Shop) -> Canvas:
+    members = group(shop.call("same", n).set(immutable=True) for n in range(LARGE))
+    return shop.call("same", 0) | members | shop.call("looked_over", 1)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("made", [streamed, later])
+def test_a_large_group_makes_neither_large_messages_nor_large_records(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, made: Callable[[Shop], Canvas]
+) -> None:
+    broker, store = shop.app.broker, shop.app.store("this test")
+    publish, commit = broker.publish, store.commit
+    messages, records = [0], [0]
+
+    def weigh_messages(envelopes: Any) -> Any:
+        messages.extend(len(each.body) for each in envelopes)
+        return publish(envelopes)
+
+    def weigh_records(changes: Any) -> Any:
+        records.extend(len(write.value) for each in changes for write in each.writes if isinstance(write, Put))
+        return commit(changes)
+
+    monkeypatch.setattr(broker, "publish", weigh_messages)
+    monkeypatch.setattr(store, "commit", weigh_records)
+    for _ in range(2):
+        shop.start()
+    result = made(shop).delay()
+    assert result.get(timeout=240) == [LARGE, True]
+    assert shop.noted("body") == [["1", "1"]]
+    assert max(messages) <= MESSAGE and max(records) <= RECORD

@@ -39,6 +39,11 @@ def test_a_group_in_front_of_something_is_a_chord(add: Any, total: Any) -> None:
     assert isinstance(chord(header), Chord) and len(chord(header).items) == 1
 
 
+def test_a_stream_is_sent_by_the_app_of_what_follows_it(dray_app: Dray, total: Any) -> None:
+    Dray("a-newer-one")
+    assert (Group.stream(iter(())) | total.s()).app is dray_app
+
+
 def test_groups_are_made_of_arguments_of_lists_and_of_generators(add: Any) -> None:
     calls = [add.s(n) for n in range(3)]
     made = group(*calls)

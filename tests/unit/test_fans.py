@@ -9,7 +9,8 @@ import pytest
 
 from dray import Change, Dray, Group, ManualClock, Put, StoreUnavailable, chord, group
 from dray.fan_results import part
-from dray.fans import GRACE, STALLED, STREAM_PATIENCE, Fans
+from dray.fans import GRACE, PAGE_BYTES, STALLED, STREAM_PATIENCE, Fans, pages
+from dray.message import Step
 from dray.settle import Settler
 from dray.testing import Driver, Enqueued, FlakyStore
 
@@ -229,6 +230,103 @@ def test_a_stream_whose_sender_died_fails(shop: Shop, dray_worker: Driver, dray_
     dray_clock.advance(STREAM_PATIENCE)
     shop.app.fans.sweep()
     assert "ended before all of it was sent" in str(result.get(propagate=False)) and shop.bodies == []
+
+
+def test_a_member_of_a_stream_whose_message_is_gone_is_noticed_too(
+    shop: Shop, dray_worker: Driver, dray_clock: ManualClock
+) -> None:
+    calls = [shop.number.s(1), shop.number.s(2).set(queue="purged")]
+    result = (Group.stream(calls) | shop.body.s())()
+    shop.app.broker.purge("purged")
+    dray_worker.run_until_idle()
+    for _ in range(2):
+        dray_clock.advance(STALLED)
+        shop.app.fans.sweep()
+    assert "is gone" in str(result.get(propagate=False)) and shop.bodies == []
+
+
+# Members that are sent later
+
+
+def sent_by(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> list[str]:
+    """List the ids that fans send from here on; after each page `meanwhile` is called with their number."""
+    sent: list[str] = []
+    truly = Fans._publish
+
+    def publish(self: Fans, messages: Any) -> None:
+        page = list(messages)
+        truly(self, page)
+        sent.extend(message.id for message in page)
+        meanwhile(len(sent))
+
+    monkeypatch.setattr(Fans, "_publish", publish)
+    return sent
+
+
+def test_what_was_sent_before_a_worker_died_is_not_sent_once_more(
+    shop: Shop, dray_worker: Driver, dray_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(count: int) -> None:
+        if count == 8:
+            raise RuntimeError("killed after the second page was sent, and before that was kept")
+
+    monkeypatch.setattr("dray.fans.PAGE", 4)
+    sent = sent_by(monkeypatch, dies)
+    result = (shop.number.s(0) | group(shop.number.si(n) for n in range(12)) | shop.body.s())()
+    dray_worker.run_until_idle()
+    dray_clock.advance(GRACE)
+    shop.app.fans.sweep()
+    dray_worker.run_until_idle()
+    assert result.get() == sum(range(12)) and shop.bodies == [list(range(12))]
+    # The second page twice, under the same ids; the first is known to have been sent.
+    members = [int(id.rpartition(".")[2]) for id in sent if "." in id]
+    assert members == [*range(8), *range(4, 12)]
+
+
+def test_whoever_sends_many_members_is_left_to_it(
+    shop: Shop, dray_worker: Driver, dray_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def takes_long(count: int) -> None:
+        dray_clock.advance(GRACE * 0.9)
+        shop.app.fans.sweep()
+
+    monkeypatch.setattr("dray.fans.PAGE", 4)
+    sent = sent_by(monkeypatch, takes_long)
+    result = (shop.number.s(0) | group(shop.number.si(n) for n in range(12)) | shop.body.s())()
+    dray_worker.run_until_idle()
+    assert result.get() == sum(range(12))
+    assert [int(id.rpartition(".")[2]) for id in sent if "." in id] == list(range(12))
+
+
+def test_of_two_that_send_the_same_members_one_leaves_the_rest_to_the_other(
+    shop: Shop, dray_worker: Driver, dray_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_slow_at_first(count: int) -> None:
+        if count == 4:
+            dray_clock.advance(GRACE)
+            shop.app.fans.sweep()
+
+    monkeypatch.setattr("dray.fans.PAGE", 4)
+    sent = sent_by(monkeypatch, is_slow_at_first)
+    result = (shop.number.s(0) | group(shop.number.si(n) for n in range(12)) | shop.body.s())()
+    dray_worker.run_until_idle()
+    assert result.get() == sum(range(12)) and shop.bodies == [list(range(12))]
+    members = [int(id.rpartition(".")[2]) for id in sent if "." in id]
+    assert members == [*range(4), *range(12)]
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 10), (2000, 10), (200, 5000), (3, 100_000)])
+def test_members_that_are_sent_later_are_kept_in_records_of_bounded_size(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
+    lines = [(Step(task="number", payload=b"%d" % n + b"x" * size),) for n in range(count)]
+    changes = pages("the-fan", lines, 60.0)
+    shop.app.fans.store.commit(changes)
+    found = [shop.app.fans._page("the-fan", page) for page in range(len(changes))]
+    assert [line for _, page in found for line in page] == lines
+    assert [first for first, _ in found] == [sum(len(page) for _, page in found[:n]) for n in range(len(found))]
+    longest = max(len(write.value) for change in changes for write in change.writes if isinstance(write, Put))
+    assert longest <= max(PAGE_BYTES, size) + 200
 
 
 def test_a_member_that_ends_after_its_group_was_forgotten_is_done(

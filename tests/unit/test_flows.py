@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from dray import (
     group,
 )
 from dray.codec import pack
+from dray.fan_results import PAGE
 from dray.testing import Driver, Enqueued
 
 
@@ -530,6 +532,21 @@ def test_a_streamed_group_is_sent_page_by_page_and_its_body_runs_once(shop: Shop
     dray_worker.run_until_idle()
     assert result.get() == sum(range(1234))
     assert len(shop.ran) == 1
+
+
+def test_a_streamed_group_is_at_no_time_in_memory_as_a_whole(shop: Shop) -> None:
+    most = 0
+
+    def members() -> Any:
+        nonlocal most
+        for n in range(5 * PAGE):
+            if n % PAGE == PAGE - 1:
+                most = max(most, sum(type(each) is Signature for each in gc.get_objects()))
+            yield shop.add.s(n, 0)
+
+    before = sum(type(each) is Signature for each in gc.get_objects())
+    (Group.stream(members()) | shop.total.s())()
+    assert PAGE - 1 <= most - before <= 2 * PAGE + 50
 
 
 def test_an_empty_stream_calls_its_body_with_nothing(shop: Shop, dray_worker: Driver) -> None:

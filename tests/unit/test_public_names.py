@@ -114,6 +114,26 @@ def test_declaring_tasks_loads_no_driver_no_web_no_command_line_and_no_plugin() 
     assert modules_after(code) & (FOREIGN - {"pluggy"}) == set()
 
 
+def test_a_worker_loads_nothing_of_what_its_app_does_not_use() -> None:
+    worked = """
+import sys
+from dray import Dray
+
+app = Dray("x", broker="memory://", store_url="disabled")
+
+@app.task
+def f(x: int) -> int:
+    return x
+
+with app.worker():
+    assert f.delay(1).get(timeout=10) == 1
+loaded = {name.removeprefix("dray.") for name in sys.modules}
+unused = "fans flows schedule_book schedule_control schedule_entries scheduler ticking webhook_post"
+assert not loaded & {*unused.split(), "webhook_signatures"}, sorted(loaded)
+"""
+    modules_after(worked)
+
+
 def test_every_public_name_can_be_loaded_without_a_driver_web_framework_or_command_line() -> None:
     assert modules_after("from dray import *") & (FOREIGN - {"pluggy"}) == set()
 
