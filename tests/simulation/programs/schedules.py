@@ -28,6 +28,8 @@ PROMPT = 0.5
 #: Seconds before others take a tick over after which nobody begins to send it: half of those that he has, and tries
 #: again for a second.
 SAFE = RESEND / 2 - 1.0
+#: Calls on the way to the publish: what befalls a scheduler there it cannot know when it publishes.
+ON_THE_WAY = ("backend.", "broker.open", "shelf.open")
 #: What is rounded away of instants since 1970 (seconds).
 ROUNDED = 1e-5
 
@@ -138,6 +140,9 @@ class Schedules(Program):
         end, lease = self.end_of(id), 2 * RESEND
         if not end.reason and end.state not in ("SUCCESS", "REJECTED"):
             self.complain("a tick comes to something", f"{kind}, due {due:.3f}: {id} {end}")
+        # What has to wait for the run before it is due when that has ended.
+        if "overlap" in KINDS[kind][0]:
+            due = tick.looked - BEGINNING
         well = [who.name for who, born in self.lives if born <= due and self.history.is_well(who, due, due + lease)]
         if queued > due + lease and well:
             self.complain("a tick is taken over within two leases", f"{kind}, due {due:.3f}: at {queued:.3f}, {well}")
@@ -158,9 +163,8 @@ class Schedules(Program):
                         owner = None
                     case Index(key=written, at=at) if written == key:
                         until = at - BEGINNING
-        # On its way it looks into the result backend: what befalls it there it cannot know.
         held_up = any(
-            strike.process is sent.by and strike.call.startswith("backend.") and since <= strike.at <= sent.at
+            strike.process is sent.by and strike.call.startswith(ON_THE_WAY) and since <= strike.at <= sent.at
             for strike in self.history.strikes
         )
         if not held_up and (owner is not sent.by or sent.at > until - SAFE):
