@@ -98,6 +98,8 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     call: Step
     #: How often somebody has begun to send it again.
     tries: int = 0
+    #: Until when nobody else takes it over.
+    until: float = 0.0
 
 
 class Leaf(NamedTuple):
@@ -323,9 +325,13 @@ class Book:
         """Return the writes by which ticks are to be sent: by whoever decides it, or later by anybody."""
         writes: list[Write] = []
         for parcel in parcels:
-            key = f"out/{parcel.id}"
-            writes += [Put(key, written(parcel)), Index(self.index, key, now + RESEND)]
+            writes += self._had(parcel, now + RESEND)
         return writes
+
+    def _had(self, parcel: Parcel, until: float) -> list[Write]:
+        """Return the writes by which a tick is somebody's to send."""
+        key = f"out/{parcel.id}"
+        return [Put(key, written(msgspec.structs.replace(parcel, until=until))), Index(self.index, key, until)]
 
     def delivered(self, name: str, ids: Iterable[str]) -> Change:
         """Return the change after which ticks are known to be sent."""
@@ -341,8 +347,11 @@ class Book:
             self.store.commit([Change(part, (Absent(key),), (Unindex(self.index, key),))])
             return None
         parcel = read(found, Parcel)
+        if parcel.until > now:
+            # Somebody has taken it over since we saw in the index that it is due.
+            return None
         again = msgspec.structs.replace(parcel, tries=parcel.tries + 1)
-        taking = Change(part, (Equals(key, found),), (Put(key, written(again)), Index(self.index, key, now + RESEND)))
+        taking = Change(part, (Equals(key, found),), tuple(self._had(again, now + RESEND)))
         return again if self.store.commit([taking])[0].applied else None
 
     def note(self, name: str, tick: Tick) -> None:

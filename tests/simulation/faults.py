@@ -181,7 +181,7 @@ class Faults:
 
     def strike(self, fault: Fault, call: Call) -> Any:
         """Have it happen; count it, unless it says that nothing came of it."""
-        call.process.struck = self._world.now
+        call.history.struck(call.process, call.name)
         call.fault = fault.name
         try:
             return fault.strike(call)
@@ -191,7 +191,7 @@ class Faults:
             if not call.was_spared:
                 self.struck[fault.name] += 1
                 # Whatever it has led to by now.
-                call.process.struck = self._world.now
+                call.history.struck(call.process, call.name)
 
     def over(self) -> None:
         """Let nothing go wrong any more."""

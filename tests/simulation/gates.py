@@ -84,7 +84,7 @@ class Call:
         fault = self.faults.draw(self)
         try:
             if self.faults.is_away(self.where):
-                process.struck = world.now
+                self.history.struck(process, self.name)
                 raise self.unavailable("it is away")
             result = self.perform() if fault is None else self.faults.strike(fault, self)
         except Exception as error:
@@ -160,6 +160,7 @@ class GatedBroker(Relay):
         """Nothing is let go of: the servers stay."""
 
     def publish(self, envelopes: Sequence[Envelope]) -> None:
+        self.site.history.publishing(self.site.process, [plain(each.id) for each in envelopes])
         # Of other attempts of what it holds; callbacks have loans of their own.
         self.site.history.writes(self.site.world.current, [each.id for each in envelopes if each.attempt])
         Call(

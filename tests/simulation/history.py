@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from dray import Change, Changed, Envelope, Record
+from dray import Change, Envelope, Record
 
 if TYPE_CHECKING:
     from .world import Actor, Process, World
@@ -40,6 +40,8 @@ class Run(msgspec.Struct, eq=False):
     args: tuple[Any, ...]
     #: When the call was sent: another one may have the same id.
     sent: float
+    #: When the delivery was lent that led to it.
+    lent: float
     began: float
     ended: float | None = None
 
@@ -62,6 +64,31 @@ class Stored(NamedTuple):
     by: Process | None
 
 
+class Commit(NamedTuple):
+    """A change of the store that was made."""
+
+    at: float
+    by: Process | None
+    change: Change
+
+
+class Published(NamedTuple):
+    """That a process set about publishing a message; `after` is how many changes the store had made by then."""
+
+    at: float
+    by: Process
+    id: str
+    after: int
+
+
+class Strike(NamedTuple):
+    """That something went wrong at a call: when it began or was over, and which call ("" while a server was away)."""
+
+    at: float
+    process: Process
+    call: str
+
+
 class History:
     """Collects what happens; the invariants (invariants.py) and the programs judge it."""
 
@@ -71,13 +98,19 @@ class History:
         self.runs: list[Run] = []
         self.reads: list[Read] = []
         self.results: defaultdict[str, list[Stored]] = defaultdict(list)
-        self.commits: list[tuple[Change, Changed]] = []
+        self.commits: list[Commit] = []
+        self.publishes: list[Published] = []
+        self.strikes: list[Strike] = []
         #: How often an (id, attempt) was put into a queue.
         self.copies: Counter[tuple[str, int]] = Counter()
+        #: When something with this id was first put into a queue.
+        self.queued: dict[str, float] = {}
         #: Ids of messages that a fault has lost for good, of those that the broker had promised to keep or not.
         self.lost: set[str] = set()
         #: When a process was first lent an attempt: by its id and number, and the name of the process.
         self.lent: dict[tuple[str, int, str], float] = {}
+        #: The same of its latest loan, by id and name.
+        self.lent_last: dict[tuple[str, str], float] = {}
         #: When a loan of a process has run out that it had, and has not again, by the same.
         self.ran_out: dict[tuple[str, str], float] = {}
         #: Calls that have put others in their place, one of which has their id.
@@ -92,8 +125,9 @@ class History:
     # Told by tasks
 
     def began(self, process: Process, task: str, request: Any) -> Run:
-        count, sent = request.delivery_count, request.message.created
-        run = Run(request.id, task, process, request.retries, count, request.args, sent, self.world.now)
+        count, sent, now = request.delivery_count, request.message.created, self.world.now
+        lent = self.lent_last.get((request.id, process.name), now)
+        run = Run(request.id, task, process, request.retries, count, request.args, sent, lent, now)
         self.runs.append(run)
         self.world.say(process.name, f"{task}[{run.id}] begins: attempt {run.retries}, delivery {run.count}")
         return run
@@ -101,13 +135,34 @@ class History:
     def runs_of(self, id: str) -> list[Run]:
         return [run for run in self.runs if run.id == id]
 
+    def is_well(self, process: Process, since: float, until: float) -> bool:
+        """Tell whether nothing went wrong for a process between two instants, and it was alive and awake."""
+        return (
+            process.over_at >= until
+            and not any(start <= until and end >= since for start, end in process.freezes)
+            and not any(strike.process is process and since <= strike.at <= until for strike in self.strikes)
+        )
+
+    # Told by the gates
+
+    def publishing(self, process: Process, ids: Iterable[str]) -> None:
+        after = len(self.commits)
+        self.publishes += [Published(self.world.now, process, id, after) for id in ids]
+
+    def struck(self, process: Process, call: str) -> None:
+        process.struck = self.world.now
+        self.strikes.append(Strike(self.world.now, process, call))
+
     # Told by the servers
 
     def enqueued(self, envelope: Envelope) -> None:
-        self.copies[envelope.id.rpartition("|")[0] or envelope.id, envelope.attempt] += 1
+        id = envelope.id.rpartition("|")[0] or envelope.id
+        self.copies[id, envelope.attempt] += 1
+        self.queued.setdefault(id, self.world.now)
 
     def loan_begins(self, id: str, attempt: int, process: Process) -> None:
         self.lent.setdefault((id, attempt, process.name), self.world.now)
+        self.lent_last[id, process.name] = self.world.now
         self.ran_out.pop((id, process.name), None)
 
     def loan_ran_out(self, id: str, process: Process, renewed: float) -> None:
@@ -128,15 +183,13 @@ class History:
                 self.world.complain("what a lost loan came to is not written", told)
 
     def stored(self, before: Record | None, after: Record) -> None:
-        actor = self.world.current
-        by = actor.process if actor is not None else None
-        self.results[after.id].append(Stored(self.world.now, before, after, by))
+        self.results[after.id].append(Stored(self.world.now, before, after, self._acting()))
 
     def forgotten(self, id: str) -> None:
         self.world.say("backend", f"forgets {id}")
 
-    def committed(self, change: Change, what: Changed) -> None:
-        self.commits.append((change, what))
+    def committed(self, change: Change) -> None:
+        self.commits.append(Commit(self.world.now, self._acting(), change))
 
     # What comes out
 
@@ -144,3 +197,7 @@ class History:
         """Return what is stored about a call at last, if it is final."""
         records = self.results.get(id)
         return records[-1].after if records and records[-1].after.final else None
+
+    def _acting(self) -> Process | None:
+        actor = self.world.current
+        return actor.process if actor is not None else None

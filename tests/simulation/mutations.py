@@ -15,20 +15,27 @@ import msgspec
 import pytest
 
 import dray.fans
+import dray.store
 import dray_backends.memory
 import dray_backends.memory_store
-from dray import Absent, BrokerUnavailable, Change, Changed, Delivery, Equals, Message, Present
+from dray import Absent, BrokerUnavailable, Change, Changed, Delivery, Equals, Index, Message, Present
 from dray.assisted_consumer import AssistedConsumer
 from dray.crew import Crew
 from dray.fans import Fans
+from dray.gate import Gate
+from dray.holds import Holds, Place
 from dray.leases import Keeper
 from dray.outcome import Expired, Outcome, Rejected, Revoked
 from dray.recognition import Recognition
 from dray.report import rank, record
+from dray.schedule_book import Book, Leaf
+from dray.scheduler import Scheduler
+from dray.schedules import latest
 from dray.sender import Sender
 from dray.settle import Settler
 from dray.source import Source
 from dray.triage import Triage
+from dray.unique import Claims
 
 from .programs import Program
 from .simulate import Played, play
@@ -65,6 +72,8 @@ class Mutation(NamedTuple):
 MUTATIONS: list[Mutation] = []
 
 _truly_verdict = dray.fans._verdict
+_truly_posted = Book.posted
+_truly_place = dray.store._place
 
 
 def without(rule: str, *only: str, kind: str = "") -> Callable[[Break], Break]:
@@ -333,3 +342,126 @@ class _InTwo:
 
 def _is_note(write: Any) -> bool:
     return getattr(write, "key", "") == dray.fans.OUT
+
+
+# Schedules
+
+
+@without("a tick is decided by whoever writes first", "schedules")
+def _decided_by_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Leaf, "unchanged", lambda self: ())
+
+
+@without("whoever looks finds a tick that is decided and not sent", "schedules")
+def _ticks_are_not_found(patch: pytest.MonkeyPatch) -> None:
+    def posted(self: Book, parcels: Any, now: float) -> list[Any]:
+        return [write for write in _truly_posted(self, parcels, now) if not isinstance(write, Index)]
+
+    patch.setattr(Book, "posted", posted)
+
+
+@without("a tick that another is sending is left to it", "schedules")
+def _taken_over_at_once(patch: pytest.MonkeyPatch) -> None:
+    def posted(self: Book, parcels: Any, now: float) -> list[Any]:
+        return [
+            msgspec.structs.replace(write, at=now) if isinstance(write, Index) else write
+            for write in _truly_posted(self, parcels, now)
+        ]
+
+    patch.setattr(Book, "posted", posted)
+
+
+@without("who was frozen leaves its ticks to others", "schedules")
+def _always_sure(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scheduler, "_sure", True)
+
+
+@without("what was missed is made up for", "schedules")
+def _nothing_made_up_for(patch: pytest.MonkeyPatch) -> None:
+    def chosen(
+        entry: Any, found: Any, first: float, now: float, since: float, by: str
+    ) -> tuple[list[float], list[Any]]:
+        return [latest(found, first, max(first, now - entry.jitter), since)], []
+
+    patch.setattr("dray.ticking._chosen", chosen)
+
+
+@without("a tick waits until the run before it has ended", "schedules")
+def _overlapping(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scheduler, "_runs", lambda self, book, leaf: False)
+
+
+# Limits, unique calls, locks
+
+
+@without("what has a rate takes a turn before it begins", "rates")
+def _no_turns(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Gate, "_take_turns", lambda self, wanted, over: None)
+
+
+@without("what comes back before its turn goes on waiting", "rates")
+def _before_their_turn(patch: pytest.MonkeyPatch) -> None:
+    look = Gate.look
+
+    def looked(self: Gate, jobs: Any) -> Any:
+        # Whoever has waited once has waited.
+        waited = [job for job in jobs if job.message.turn is not None]
+        for job in waited:
+            job.message = job.message.but(turn=None)
+        return look(self, [job for job in jobs if job not in waited])
+
+    patch.setattr(Gate, "look", looked)
+
+
+@without("a place is taken before a run begins", "places")
+def _no_places(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Gate, "_take_places", lambda self, wanted, over: None)
+
+
+@without("there are no more places than may be taken", "places", "locks", "app_locks")
+def _places_without_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("dray.store._place", lambda wish, *kept: _truly_place(_endless(wish), *kept))
+
+
+def _endless(wish: Any) -> Any:
+    return msgspec.structs.replace(wish, most=1000)
+
+
+@without("a unique call is claimed before it is sent", "unique")
+def _not_claimed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Claims, "make", lambda self, rule, messages: [""] * len(messages))
+
+
+@without("a call keeps its claim until it has ended", "unique")
+def _claimed_until_the_start(patch: pytest.MonkeyPatch) -> None:
+    begin = Claims.begin
+
+    def begun(self: Claims, jobs: Any) -> list[str]:
+        return begin(self, [(message, msgspec.structs.replace(rule, until="start")) for message, rule in jobs])
+
+    patch.setattr(Claims, "begin", begun)
+
+
+@without("a lock is renewed under its own token only", "app_locks")
+def _any_token(patch: pytest.MonkeyPatch) -> None:
+    def renew(self: Holds, due: Any, now: float) -> None:
+        self._store.hold([one.hold for one in due])
+        for kept in due:
+            kept.renewed(now)
+
+    patch.setattr(Holds, "_renew", renew)
+
+
+@without("a lock whose time is over is lost", "app_locks")
+def _never_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Place, "lost", property(lambda self: self._gone))
+
+
+@without("no token is given out twice", "app_locks", "locks")
+def _same_tokens(patch: pytest.MonkeyPatch) -> None:
+    def place(wish: Any, kept: bytes | None, now: float) -> Any:
+        if kept is not None:
+            kept, _ = msgspec.structs.replace(dray.store._Places.of(kept, now), last=0).kept(now)
+        return _truly_place(wish, kept, now)
+
+    patch.setattr("dray.store._place", place)

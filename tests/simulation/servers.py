@@ -291,5 +291,5 @@ class WatchedStore(MemoryStore):
         done = super().commit(changes)
         for change, what in zip(changes, done, strict=True):
             if what.applied and change.writes:
-                self.history.committed(change, what)
+                self.history.committed(change)
         return done

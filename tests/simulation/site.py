@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dray import AsyncResult, Broker, BrokerError, ResultBackend, Store
+from dray import AsyncResult, Broker, BrokerError, ResultBackend, Scheduler, Store, StoreError
 from dray.assisted import Assisted
 from dray.connections import Connections
 from dray.ids import id_source
@@ -55,7 +55,8 @@ class Site:
     def __init__(self, stage: Stage, process: Process) -> None:
         self.stage, self.process = stage, process
         self.faults, self.history, self.world = stage.faults, stage.history, stage.world
-        self.worker: Worker | None = None
+        #: What a signal stops; None: nothing, or it has been told to.
+        self.stoppable: Worker | Scheduler | None = None
         clock = ProcessClock(process, began=1000.0 * len(stage.world.processes))
         self.app = app = memory_app(clock, **stage.settings)
         # What takes longest of making an app, and is the same for all.
@@ -67,7 +68,7 @@ class Site:
         for program in stage.programs:
             program.declare(self)
 
-    # A worker's process
+    # A worker's process, a scheduler's
 
     def work_until_stopped(self) -> None:
         """Be a worker: start, and stop when told to, or when the worker ends by itself."""
@@ -83,7 +84,7 @@ class Site:
             worker.start()
         except BrokerError:
             return  # whoever runs it starts it again
-        self.worker = worker
+        self.stoppable = worker
         source = worker._source
         assert source is not None
         source.finished.wait()
@@ -91,13 +92,19 @@ class Site:
         if source.failure is not None:
             self.world.complain("no worker fails", f"{self.process.name}: {source.failure!r}")
 
+    def schedule_until_stopped(self) -> None:
+        """Be a scheduler, until told to stop."""
+        self.stoppable = scheduler = self.app.scheduler(name=self.process.name)
+        scheduler.run()
+
     def stop(self) -> bool:
-        """Ask the worker to stop, as a signal does; return whether there is one that was not asked before."""
-        if self.worker is None or self.worker._stopping.is_set():
+        """Ask what runs here to stop, as a signal does; return whether there is something that was not asked before."""
+        asked, self.stoppable = self.stoppable, None
+        if asked is None:
             return False
         self.world.say(self.process.name, "told to stop")
-        self.history.stops += 1
-        self.worker.request_stop()
+        self.history.stops += isinstance(asked, Worker)
+        asked.request_stop()
         return True
 
     # What tasks do
@@ -130,9 +137,13 @@ class Site:
         before = self.world.now
         try:
             result = self.app.tasks[task].apply_async(args, **options)
-        except BrokerError as error:
+        except (BrokerError, StoreError) as error:
             self.world.say(self.process.name, f"{task}[{id}] perhaps not sent: {type(error).__name__}")
             return None
+        if result.existing:
+            # Of a unique task there is one already; or it was about to be sent, and perhaps never was.
+            self.world.say(self.process.name, f"{task} is there already: {result.id}")
+            return result
         sent = self.history.sent.setdefault(result.id, Sent(result.id, program, task, **facts))
         sent.accepted = True
         self.world.say(self.process.name, f"{task}[{result.id}] sent, asked at {before:.3f}")

@@ -6,7 +6,7 @@ What is on it - how many workers, which broker, how much goes wrong - is drawn f
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from random import Random
@@ -29,6 +29,9 @@ from .world import Process, Stuck, World
 
 if TYPE_CHECKING:
     from .programs import Program
+
+#: What the main thread of a process does, until it is told to stop.
+Work = Callable[[Site], None]
 
 #: Seconds between two looks whether everything has ended, and those that it may take once nothing goes wrong any more.
 LOOK, PATIENCE = 0.5, 200.0
@@ -101,8 +104,10 @@ class Stage:
         world.say("stage", str(self))
         with stand_ins(world), _engine_talks_to(world):
             for number in range(1, self.workers + 1):
-                self._hire(f"worker{number}", 1)
+                self._hire(f"worker{number}", 1, Site.work_until_stopped)
             for program in self.programs:
+                for name, work in program.crew().items():
+                    self._hire(name, 1, work)
                 self._invite(program)
             world.later(self.calm_at, self._calm)
             world.later(LOOK, self._look)
@@ -119,21 +124,21 @@ class Stage:
         self.world.processes.append(process)
         return process
 
-    def _hire(self, name: str, life: int) -> None:
-        """Start a worker; and another one in its place when it has died, or stopped."""
+    def _hire(self, name: str, life: int, work: Work) -> None:
+        """Start a worker or the like; and another one in its place when it has died, or stopped."""
         process = self._process(f"{name}.{life}", mortal=True)
 
         def replace() -> None:
             if not self.world.over:
-                self.world.later(self.world.luck.uniform(0.0, 2.0), lambda: self._hire(name, life + 1))
+                self.world.later(self.world.luck.uniform(0.0, 2.0), lambda: self._hire(name, life + 1, work))
 
         process.on_end = replace
 
-        def work() -> None:
-            Site(self, process).work_until_stopped()
+        def live() -> None:
+            work(Site(self, process))
             process.end()
 
-        process.start("main", work)
+        process.start("main", live)
 
     def _invite(self, program: Program) -> None:
         process = self._process(program.name, mortal=False)

@@ -76,7 +76,10 @@ class SimLock:
                 return False
             assert actor is not None, "somebody holds it who is not running"
             self._waiting.append(actor)
+            # It is as if it were in the call that whoever has the lock makes.
+            awake_since = actor.awake_since
             _world.wait(None if end is None else end - _world.now)
+            actor.awake_since = awake_since
             if actor in self._waiting:
                 self._waiting.remove(actor)
         self._owner = actor

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from random import Random
 from typing import Any
 
@@ -21,6 +22,8 @@ from greenlet import getcurrent, greenlet
 BEGINNING = 1_700_000_000.0
 #: Seconds of silence after which a server closes a connection; and those after which it notices that one was cut.
 SILENCE, NOTICE = 3.0, 0.2
+#: What falls due within so many seconds does so at one instant: calls take time, though not in a world.
+TOGETHER = 0.001
 #: More turns at one instant than any sane program takes: somebody goes round and round without waiting.
 MOST_TURNS = 200_000
 
@@ -44,6 +47,8 @@ class Process:
         #: By how much its wall clock is wrong (seconds).
         self.skew = skew
         self.dead = False
+        #: When it has died or ended.
+        self.over_at = inf
         #: Until when nothing of it runs (0: it is not frozen), and each time that it was frozen: from when until when.
         self.frozen_until = 0.0
         self.freezes: list[tuple[float, float]] = []
@@ -65,7 +70,7 @@ class Process:
         world = self.world
         if not self.dead:
             self.dead = True
-            self.struck = world.now
+            self.struck = self.over_at = world.now
             world.say(self.name, "DIES")
             world.dying.append(self)
         if world.current is not None and world.current.process is self:
@@ -74,6 +79,7 @@ class Process:
     def end(self) -> None:
         """End it in order, when its main thread has: the others go with it."""
         self.dead = True
+        self.over_at = self.world.now
         self.world.say(self.name, "ends")
         self.world.dying.append(self)
 
@@ -230,8 +236,8 @@ class World:
                 self._go_on(self._next())
             elif self._timers and self._timers[0][0] <= until:
                 if self._timers[0][0] > self.now:
-                    turns, self.now = 0, self._timers[0][0]
-                self._ring(*heappop(self._timers)[2:])
+                    turns = 0
+                self._go_to(self._timers[0][0])
             else:
                 raise Stuck("time is up")
 
@@ -258,6 +264,15 @@ class World:
         self.current = actor
         actor.greenlet.switch()
         self.current = None
+
+    def _go_to(self, instant: float) -> None:
+        """Let it be so late, and wake all whose time comes just then: they get in each other's way."""
+        due = []
+        while self._timers and self._timers[0][0] <= instant + TOGETHER:
+            due.append(heappop(self._timers))
+        self.now = max(self.now, due[-1][0])
+        for _, _, who, waits in due:
+            self._ring(who, waits)
 
     def _ring(self, who: Any, waits: int) -> None:
         if not isinstance(who, Actor):

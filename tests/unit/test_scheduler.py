@@ -341,6 +341,32 @@ def test_one_that_is_killed_after_it_has_decided_is_made_up_for_by_another(site:
     assert site.work() == ["n@00:01:00", "n@00:02:00"]
 
 
+def test_what_one_has_just_taken_over_is_left_to_it_by_another_that_found_it_too(site: Site) -> None:
+    site.entry("n", 60)
+    killed, first, second = site.scheduler("killed"), site.scheduler("first"), site.scheduler("second")
+    site.clock.advance(60)
+    site.store.faults = ["killed"]
+    with pytest.raises(Killed):
+        killed.tick()
+    site.clock.advance(RESEND)
+    due = site.store.due
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        found = due(*args, **options)
+        site.store.due = due  # type: ignore[method-assign]
+        site.store.faults = ["killed"]
+        with pytest.raises(Killed):
+            first.tick()
+        return found
+
+    site.store.due = overtaken  # type: ignore[method-assign]
+    settled(second)
+    assert (first.sent, second.sent) == (0, 0)
+    site.passes(RESEND + 1, second)
+    assert second.sent == 1
+    assert site.work() == ["n@00:01:00"]
+
+
 def test_one_that_is_killed_before_it_has_decided_costs_nothing(site: Site) -> None:
     site.entry("n", 60)
     first, second = site.scheduler("first"), site.scheduler("second")

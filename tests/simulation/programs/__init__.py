@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -67,6 +67,13 @@ class Program(ABC):
     @abstractmethod
     def act(self, client: Site) -> None:
         """Be a client. What raises here is a broken rule."""
+
+    def crew(self) -> Mapping[str, Callable[[Site], None]]:
+        """Return the processes that it needs beside workers and its client: by name what each does until it is stopped.
+
+        They go wrong as workers do, and another one comes in the place of one that has died.
+        """
+        return {}
 
     def check(self) -> None:
         """Complain of what is wrong, once everything has ended."""

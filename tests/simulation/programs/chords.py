@@ -112,7 +112,7 @@ class Chords(Program):
     def check(self) -> None:
         decided = Counter(
             change.part
-            for change, _ in self.history.commits
+            for _, _, change in self.history.commits
             if any(isinstance(write, Put) and write.key == "state" and write.value != OPEN for write in change.writes)
         )
         for part, times in decided.items():
