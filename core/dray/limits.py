@@ -1,6 +1,7 @@
 """Limits: what tasks and queues say about how often and how many at a time, and `app.limits`, which changes that.
 
-What was changed at run time is kept in one partition of the store, and every worker looks there every few seconds.
+What was changed at run time is kept in one partition of the store, and every worker that has work looks there every few
+seconds.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 #: What becomes of a task that would exceed a limit.
 POLICIES = ("wait", "drop", "reschedule", "error")
-#: The store's partition of what was changed at run time, how much of it is read, and how often (seconds).
-CHANGES, MOST_CHANGES, LOOK = "limits", 10_000, 2.0
+#: The store's partition of what was changed at run time, and how much of it is read.
+CHANGES, MOST_CHANGES = "limits", 10_000
+#: Seconds between two looks at it while tasks come, and while none do.
+LOOK, LOOK_IDLE = 2.0, 15.0
 #: Options of a task that are about limits.
 WORDS = ("rate_limit", "burst", "max_concurrent", "limit_key", "on_limit")
 
