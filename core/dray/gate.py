@@ -24,6 +24,7 @@ import msgspec
 from .errors import DrayError, LimitExceeded, StoreError
 from .holds import Place
 from .job import Ended, Job
+from .lanes import homes_of, lanes_of
 from .limits import LOOK, LOOK_IDLE, Book, places_part, rate_part
 from .message import Turn
 from .outcome import HandedBack, Rejected, Revoked
@@ -102,6 +103,8 @@ class Gate:
         self._same: dict[tuple[str, str], _Wanted] = {}
         self._version = -1
         self._broadcast = frozenset(queue.name for queue in app.conf.task_queues or () if queue.broadcast)
+        #: Which queue a lane stands for, the limits of which it shares.
+        self._homes = homes_of(lanes_of(app.conf))
         #: By how much the store's clock is ahead of ours.
         self._ahead = 0.0
         #: The places of the jobs that have passed, by receipt.
@@ -233,7 +236,7 @@ class Gate:
     # What a job needs
 
     def _needs(self, job: Job) -> _Wanted:
-        task, queue = job.task, job.delivery.queue
+        task, queue = job.task, self._homes.get(job.delivery.queue, job.delivery.queue)
         own, shared = self._book.of_task(task), self._book.of_queue(queue)
         declared = task.resolved.limits
         grouped = declared.key is not None and bool(own)
@@ -247,7 +250,7 @@ class Gate:
         if not (rates or places) or queue in self._broadcast:
             needs = _FREE
         if not grouped:
-            self._same[task.name, queue] = needs
+            self._same[task.name, job.delivery.queue] = needs
         return needs
 
     def _arguments(self, job: Job) -> Mapping[str, Any]:

@@ -113,16 +113,6 @@ def check_limits(task: Task[..., Any]) -> bool:
     return True
 
 
-def fair_key(app: Dray, task: str, tenant: str) -> str:
-    """Return the broker's key by which tenants take turns, or raise `NotSupported` where they would not."""
-    if not app.conf.task_always_eager and app.connections.capabilities.key != "fair":
-        raise NotSupported(
-            f"sending {task} with tenant={tenant!r}: in this broker's queues keys do not take turns; give each tenant "
-            'a queue and worker_queue_order="weighted", or limit them: limit_key="{tenant}" with max_concurrent'
-        )
-    return tenant
-
-
 def is_limit_key(key: Any) -> bool:
     """Tell whether what a task says as its `key` is not the broker's, but names the groups of a limit."""
     return callable(key) or (isinstance(key, str) and "{" in key)

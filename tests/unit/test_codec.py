@@ -79,7 +79,7 @@ def test_every_field_has_its_short_name() -> None:
         id="i", task="t", queue="q", priority=3, created=1.0, eta=2.0, expires=3.0, retries=4, handed_back=5,
         root_id="r", parent_id="p", content_type="application/x-msgpack", content_encoding="zstd", ignore_result=True,
         link=(step,), link_error=(Step(task="e", payload=b"", link=(step,)),), headers={"h": [1, None]}, origin="1@h",
-        key="c-7", ordered=True, exchange="e", routing_key="a.b", reply_to="r", sensitive=(1, "pin"),
+        key="c-7", ordered=True, fair=True, exchange="e", routing_key="a.b", reply_to="r", sensitive=(1, "pin"),
         idempotent=True, time_limit=6.0, soft_time_limit=7.0, turn=Turn(3, 8.0, ("rate",)), claim="unique",
         payload=b"\x00\xff",
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_every_field_has_its_short_name() -> None:
         "id": "i", "t": "t", "q": "q", "p": 3, "ts": 1.0, "nb": 2.0, "x": 3.0, "n": 4, "hb": 5, "r": "r", "pa": "p",
         "ct": "application/x-msgpack", "ce": "zstd", "ir": True, "l": [written],
         "le": [{"t": "e", "b": b"", "l": [written]}], "h": {"h": [1, None]}, "og": "1@h",
-        "k": "c-7", "ko": True, "ex": "e", "rk": "a.b", "rt": "r", "se": [1, "pin"],
+        "k": "c-7", "ko": True, "kf": True, "ex": "e", "rk": "a.b", "rt": "r", "se": [1, "pin"],
         "ik": True, "tl": 6.0, "sl": 7.0, "tu": [3, 8.0, ["rate"]], "cl": "unique",
     }  # fmt: skip
     assert unpack(pack(full)) == full
@@ -377,6 +377,7 @@ messages = st.builds(
     origin=text,
     key=st.none() | text,
     ordered=st.booleans(),
+    fair=st.booleans(),
     exchange=text,
     routing_key=text,
     reply_to=text,
