@@ -2,7 +2,7 @@
 
 Each verb is one atomic step on the server, a Lua script in `redis_scripts`; how a queue is laid out is at the head of
 `redis_scripts/shared.lua`. Only the server's clock decides what is due. A worker killed at any instant leaves loans,
-which run out; whoever looks at the queue next puts them in line, idle workers every two seconds.
+which run out; whoever looks at the queue next puts them in line, idle workers every 2.5 s.
 """
 
 from __future__ import annotations

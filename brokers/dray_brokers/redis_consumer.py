@@ -18,7 +18,7 @@ from .redis_records import TOKEN, deliveries_from, framed, framed_ids, mask_from
 
 #: Longest time (seconds) without a look at the queues, however quiet the bells: loans made meanwhile may have run out.
 #: The scripts know it too, in shared.lua.
-LOOK = 2.0
+LOOK = 2.5
 #: Most messages that one fetch brings.
 MOST = 1000
 

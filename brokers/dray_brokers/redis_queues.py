@@ -2,7 +2,7 @@
 
 In a cluster a queue lives in one slot, and a script sees one slot. What is not of one queue, the bells, the marks of
 the cancelled ones and the names of the queues, lives elsewhere and is a step of its own there. Killed before it, a
-process leaves a ring that is late by two seconds, or a mark that the worker's own look at running tasks finds.
+process leaves a ring that is late by 2.5 s, or a mark that the worker's own look at running tasks finds.
 """
 
 from __future__ import annotations

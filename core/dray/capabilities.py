@@ -221,7 +221,7 @@ def resolve(native: Capabilities, store: Capabilities | None = None) -> list[Sup
             "ordering or fairness key",
             bool(n.key),
             {"order": "in order", "fair": "in turns"}.get(n.key, ""),
-            "ignored; `ordered=True` is refused",
+            "ignored; `ordered=True` is refused, and `tenant=` too where a queue has no lanes (`task_tenant_lanes`)",
         ),
         plain("send in the caller's transaction", n.transactional, "", "`connection=` is refused"),
         plain("survives a restart", n.durable, "", "messages live and die with the process"),

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from .lanes import homes_of
+
 if TYPE_CHECKING:
     from .job import Job
 
@@ -70,12 +72,16 @@ class Credit:
         weights: Mapping[str, int] | None = None,
         expected: Mapping[str, str] | None = None,
         batch: int = 1,
+        turns: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._lanes = {kind: _Lane(count, batch) for kind, count in slots.items()}
         self._queues = list(queues)
         self._multiplier = multiplier
         self._caps = dict(caps or {})
         self._weights = weights
+        #: What stands for a queue, in turns: that from which something was taken longest ago comes first.
+        self._turns = {queue: list(lanes) for queue, lanes in (turns or {}).items()}
+        self._homes = homes_of(self._turns)
         #: Two threads count what is held: one up, the other down.
         self._lock = threading.Lock()
         self._held = dict.fromkeys(queues, 0)
@@ -88,10 +94,17 @@ class Credit:
         """Return what may be received now; no queues when there is no room."""
         rooms = {queue: self._room(queue) for queue in self._queues}
         open_queues = [queue for queue in self._ordered() if rooms[queue] > 0]
-        return Allowance(open_queues, min((rooms[queue] for queue in open_queues), default=0))
+        limit = min((rooms[queue] for queue in open_queues), default=0)
+        if self._turns:
+            open_queues = [lane for queue in open_queues for lane in self._turns.get(queue, (queue,))]
+        return Allowance(open_queues, limit)
 
     def taken(self, queue: str, kind: str, count: int = 1) -> None:
         """Note that jobs of this kind have come from this queue."""
+        if (home := self._homes.get(queue)) is not None:
+            self._turns[home].remove(queue)
+            self._turns[home].append(queue)
+            queue = home
         with self._lock:
             self._held[queue] = self._held.get(queue, 0) + count
             self._lanes[kind].held += count
@@ -103,11 +116,12 @@ class Credit:
 
     def ended(self, jobs: Iterable[Job]) -> None:
         """Note that jobs are settled."""
-        lanes, held = self._lanes, self._held
+        lanes, held, homes = self._lanes, self._held, self._homes
         with self._lock:
             for job in jobs:
                 lane, duration = lanes[job.kind], job.ran
-                held[job.delivery.queue] -= 1
+                queue = job.delivery.queue
+                held[homes.get(queue, queue)] -= 1
                 lane.held -= 1
                 if duration is None:
                     continue

@@ -42,6 +42,8 @@ GRACE, STALLED = 10.0, 60.0
 PAGE_BYTES = 64 * 1024
 #: Seconds for which whoever sends a stream may be silent, and most members looked for at once.
 STREAM_PATIENCE, MOST_LOOKED_FOR = 600.0, 1000
+#: An instant (in 2096) that is later than any in the index.
+EVER = 4e9
 #: Values of the keys "state" and "out".
 OPEN, OK, ERR, START, END = b"open", b"ok", b"err", b"start", b"end"
 
@@ -411,6 +413,9 @@ class Fans:
 
     def sweep(self, limit: int = 100) -> None:
         """Deliver what others should have, and look for members that are gone without having told how they ended."""
+        # Mostly there is nothing at all, now or later: then this is the only request.
+        if not self.store.due(INDEX, EVER, 1):
+            return
         now = self.store.now()
         for entry in self.store.due(INDEX, now, limit):
             id = entry.part.removeprefix("fan:")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import random
 import threading
 from collections import deque
@@ -23,7 +24,8 @@ import msgspec
 from .errors import DrayError, LimitExceeded, StoreError
 from .holds import Place
 from .job import Ended, Job
-from .limits import LOOK, Book, places_part, rate_part
+from .lanes import homes_of, lanes_of
+from .limits import LOOK, LOOK_IDLE, Book, places_part, rate_part
 from .message import Turn
 from .outcome import HandedBack, Rejected, Revoked
 from .rates import Rate
@@ -83,7 +85,7 @@ _FREE = _Wanted((), (), "wait")
 
 
 class Gate:
-    """Keeps one worker's tasks within their limits. All but `ended`, `tick` and `active` is the source thread's."""
+    """Keeps one worker's tasks within their limits. All but `ended` and `tick` is the source thread's."""
 
     def __init__(self, app: Dray, lease: float, execution: Execution, triage: Triage, burst: bool) -> None:
         self._app = app
@@ -101,6 +103,8 @@ class Gate:
         self._same: dict[tuple[str, str], _Wanted] = {}
         self._version = -1
         self._broadcast = frozenset(queue.name for queue in app.conf.task_queues or () if queue.broadcast)
+        #: Which queue a lane stands for, the limits of which it shares.
+        self._homes = homes_of(lanes_of(app.conf))
         #: By how much the store's clock is ahead of ours.
         self._ahead = 0.0
         #: The places of the jobs that have passed, by receipt.
@@ -112,7 +116,8 @@ class Gate:
         self._away: dict[str, deque[float]] = {}
         #: Until when (monotonic) a store that did not answer is left alone; and whether that was said.
         self._left_alone, self._told = 0.0, False
-        self._next_look = 0.0
+        #: When (monotonic) the limits were read last; and whether anything has wanted to begin since then.
+        self._looked, self._came = -math.inf, False
         self._thread: threading.Thread | None = None
 
     # The worker's life
@@ -122,8 +127,8 @@ class Gate:
         if self._book.declared:
             self._app.require_store("what the tasks say about limits or being unique")
         if self._book.declared or self._burst:
+            self._looked = self._app.clock.monotonic()
             self._look()
-        self._next_look = self._app.clock.monotonic() + (LOOK if self._book.declared or self._burst else 0.0)
 
     def close(self) -> None:
         """Give back at once what is to be given back: the process may end now."""
@@ -132,13 +137,17 @@ class Gate:
         self._app.connections.holds.flush()
 
     def tick(self) -> None:
-        """Read the limits again if it is time, on another thread: whoever renews leases must not wait for a store."""
-        now = self._app.clock.monotonic()
-        if now < self._next_look or self._app.connections.store_url is None:
+        """Read the limits again if it is time, on another thread: whoever renews leases must not wait for a store.
+
+        An idle worker looks seldom, and at once when something has come: what came first did not wait for that.
+        """
+        now, stirs = self._app.clock.monotonic(), self._came or self._app.claims.late
+        if now < self._looked + (LOOK if stirs else LOOK_IDLE) or self._app.connections.store_url is None:
             return
         if self._thread is not None and self._thread.is_alive():
             return
-        self._next_look = now + LOOK
+        # In this order: what comes while it looks has it look once more.
+        self._looked, self._came = now, False
         self._thread = threading.Thread(target=self._look, name="dray-limits", daemon=True)
         self._thread.start()
 
@@ -158,16 +167,14 @@ class Gate:
         else:
             self._told = False
 
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to ask for. Cheap: asked for every batch."""
-        return self._book.any
-
     # Those that want to begin
 
     def look(self, jobs: Sequence[Job]) -> Held:
         """Return those that must not begin now, by receipt. Never raises."""
+        self._came = True
         held: Held = {}
+        if not self._book.any:
+            return held
         wanted: list[tuple[Job, _Wanted]] = []
         if self._version != self._book.version:
             self._same, self._version = {}, self._book.version
@@ -229,7 +236,7 @@ class Gate:
     # What a job needs
 
     def _needs(self, job: Job) -> _Wanted:
-        task, queue = job.task, job.delivery.queue
+        task, queue = job.task, self._homes.get(job.delivery.queue, job.delivery.queue)
         own, shared = self._book.of_task(task), self._book.of_queue(queue)
         declared = task.resolved.limits
         grouped = declared.key is not None and bool(own)
@@ -243,7 +250,7 @@ class Gate:
         if not (rates or places) or queue in self._broadcast:
             needs = _FREE
         if not grouped:
-            self._same[task.name, queue] = needs
+            self._same[task.name, job.delivery.queue] = needs
         return needs
 
     def _arguments(self, job: Job) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Limits: what tasks and queues say about how often and how many at a time, and `app.limits`, which changes that.
 
-What was changed at run time is kept in one partition of the store, and every worker looks there every few seconds.
+What was changed at run time is kept in one partition of the store, and every worker that has work looks there every few
+seconds.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 #: What becomes of a task that would exceed a limit.
 POLICIES = ("wait", "drop", "reschedule", "error")
-#: The store's partition of what was changed at run time, how much of it is read, and how often (seconds).
-CHANGES, MOST_CHANGES, LOOK = "limits", 10_000, 2.0
+#: The store's partition of what was changed at run time, and how much of it is read.
+CHANGES, MOST_CHANGES = "limits", 10_000
+#: Seconds between two looks at it while tasks come, and while none do.
+LOOK, LOOK_IDLE = 2.0, 15.0
 #: Options of a task that are about limits.
 WORDS = ("rate_limit", "burst", "max_concurrent", "limit_key", "on_limit")
 
@@ -108,16 +111,6 @@ def check_limits(task: Task[..., Any]) -> bool:
     if waits and not app.connections.capabilities.max_delay:
         raise NotSupported(f"{task.name} waits for its turn now and then, and {app.broker.url} keeps no delays")
     return True
-
-
-def fair_key(app: Dray, task: str, tenant: str) -> str:
-    """Return the broker's key by which tenants take turns, or raise `NotSupported` where they would not."""
-    if not app.conf.task_always_eager and app.connections.capabilities.key != "fair":
-        raise NotSupported(
-            f"sending {task} with tenant={tenant!r}: in this broker's queues keys do not take turns; give each tenant "
-            'a queue and worker_queue_order="weighted", or limit them: limit_key="{tenant}" with max_concurrent'
-        )
-    return tenant
 
 
 def is_limit_key(key: Any) -> bool:

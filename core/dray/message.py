@@ -124,9 +124,10 @@ class Message(Discreet, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     #: Which arguments are not to be shown: positions and names of the task's parameters, or "*" for all of them.
     sensitive: tuple[int | str, ...] = msgspec.field(default=(), name="se")
     #: Whom or what it is about: brokers keep the messages of one key in order, or give keys their turns
-    #: (`Capabilities.key`). `ordered`: it may only be sent where they keep the order.
+    #: (`Capabilities.key`). `ordered`: it may only be sent where they keep the order; `fair`: where they take turns.
     key: str | None = msgspec.field(default=None, name="k")
     ordered: bool = msgspec.field(default=False, name="ko")
+    fair: bool = msgspec.field(default=False, name="kf")
     #: How it was addressed when several queues got it; `queue` is then "", until it comes out of one of them.
     exchange: str = msgspec.field(default="", name="ex")
     routing_key: str = msgspec.field(default="", name="rk")

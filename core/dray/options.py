@@ -138,7 +138,7 @@ class SendOptions(TypedDict, total=False):
     key: str | None
     #: True: only a broker that runs the messages of one key one by one, in order, takes it.
     ordered: bool | None
-    #: Whose work it is: tenants take turns in a queue. Only a broker whose keys take turns takes it.
+    #: Whose work it is: tenants take turns in a queue, if its broker's keys do or it has lanes (`task_tenant_lanes`).
     tenant: str | None
     #: Your own id. While a task with this id waits or runs, sending it again changes nothing.
     task_id: str | None

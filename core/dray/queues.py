@@ -13,6 +13,7 @@ import msgspec
 
 from .capabilities import Capabilities
 from .errors import NotSupported, SettingError
+from .lanes import lanes_of
 from .message import Queue
 from .urls import nearest
 
@@ -169,7 +170,15 @@ def default_exchange(conf: Settings) -> str:
 
 def declared(conf: Settings) -> list[Queue]:
     """Return the declared queues that need more than their name: a binding, a copy for each worker, or arguments."""
-    return [queue for queue in bound(conf) if queue.exchange or queue.broadcast or queue.arguments]
+    queues, lanes = bound(conf), lanes_of(conf)
+    # Kept like the queue itself.
+    inner = [
+        Queue(name=lane, arguments=queue.arguments)
+        for queue in queues
+        if queue.arguments
+        for lane in lanes.get(queue.name, ())
+    ]
+    return [*(queue for queue in queues if queue.exchange or queue.broadcast or queue.arguments), *inner]
 
 
 def check_declared(queues: Iterable[Queue], can: Capabilities) -> list[Queue]:

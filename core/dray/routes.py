@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .capabilities import Capabilities
 from .errors import NotSupported, SettingError, TaskOptionError
+from .lanes import lane_of, lanes_of
 from .message import Message
 from .queues import bound, default_exchange, described, reached
 from .routers import Table, read_answer, router_name, routers
@@ -54,6 +55,7 @@ class Routes:
         #: Whether some router is a function, so that where a call goes depends on its arguments.
         self._by_call = len(self._tables) < len(self._routers)
         self._annotations = Table(conf.task_annotations)
+        self._lanes = lanes_of(conf)
 
     # Asking
 
@@ -112,6 +114,16 @@ class Routes:
                 f"sending {task} in the order of its key {message.key!r}: this broker does not keep one; "
                 "leave ordered=True out, or take a broker that does"
             )
+        if message.fair and can.key != "fair" and queue not in self._lanes:
+            raise NotSupported(
+                f"sending {task} with tenant={message.key!r}: in this broker's queues keys do not take turns; give the "
+                f"queue lanes, in the settings of senders and workers: task_tenant_lanes={{{queue or '...'!r}: 16}}"
+            )
+
+    def lane(self, message: Message, can: Capabilities) -> str:
+        """Return the queue that a message is put into: where keys take no turns, the lane of its key, if any."""
+        lanes = self._lanes.get(message.queue) if message.key is not None and can.key != "fair" else None
+        return message.queue if lanes is None else lane_of(lanes, message.key or "")
 
     # Working it out
 

@@ -128,7 +128,7 @@ class Sender:
             )
         return Envelope(
             id=message.id,
-            queue=message.queue,
+            queue=message.queue if message.key is None else self._routes.lane(message, can),
             body=body,
             priority=message.priority,
             delay=delay,

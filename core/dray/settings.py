@@ -281,6 +281,14 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tr
         _own("Limits", "How often tasks of a queue may begin, and how many may run at a time, over all workers."),
     ] = {}
 
+    task_tenant_lanes: Annotated[
+        dict[QueueName, Count],
+        _own(
+            "Limits",
+            "Queues whose tenants (`tenant=`) take turns, and by how many lanes; not needed where the broker does it.",
+        ),
+    ] = {}
+
     task_default_max_retries: Annotated[
         CountOrZero | None, _own("Retries", "Most retries of a task that does not say; None: no limit.")
     ] = 3

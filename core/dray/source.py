@@ -299,7 +299,7 @@ class Source:
 
     def _begin(self, jobs: Sequence[Job], lent_before: bool) -> None:
         """Have those run that may begin now; suspects by and by, and what has a limit when its turn comes."""
-        held = self.gate.look(jobs) if self.gate.active else {}
+        held = self.gate.look(jobs)
         ready: dict[str, list[Job]] = {}
         early: list[Job] = []
         for job in jobs:

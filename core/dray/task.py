@@ -25,7 +25,7 @@ from .context import DIRECTLY, TRACE_HEADERS, Context, current
 from .errors import MaxRetriesExceeded, Replace, Retry, TaskOptionError
 from .idempotency import check_one_queue, given_id
 from .limits import WORDS as LIMIT_WORDS
-from .limits import TaskLimits, check_limits, fair_key, is_limit_key, task_limits
+from .limits import TaskLimits, check_limits, is_limit_key, task_limits
 from .message import Message
 from .options import (
     TASK_WORDS,
@@ -524,7 +524,7 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
     if own is not None:
         key, ordered = own.key if key is None else key, own.ordered if ordered is None else ordered
     if (tenant := options.get("tenant")) is not None:
-        key = fair_key(app, name, tenant)
+        key = tenant
     if ordered and key is None:
         raise TaskOptionError(f"sending {name}: ordered=True keeps the order of a key; say which, key=...")
     eta, expires, ignore = options.get("eta"), options.get("expires"), options.get("ignore_result")
@@ -556,6 +556,7 @@ def blank_message(app: Dray, name: str, options: Mapping[str, Any], own: Resolve
         sensitive=own.sensitive if own is not None else (),
         key=key,
         ordered=bool(ordered),
+        fair=tenant is not None,
         idempotent=idempotent,
         exchange=route.exchange,
         routing_key=route.routing_key,

@@ -229,6 +229,11 @@ class Claims:
             self._late += [*late, *own]
             logger.warning("%d call(s) have ended and are not released yet: %s", len(own), error)
 
+    @property
+    def late(self) -> bool:
+        """Whether there are claims of calls that have ended, which could not be released."""
+        return bool(self._late)
+
     def _delay(self, message: Message) -> float:
         return 0.0 if message.eta is None else max(0.0, message.eta - self._app.clock.time())
 

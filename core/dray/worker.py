@@ -28,6 +28,7 @@ from .crew import Crew, lanes, released
 from .errors import BrokerError, ConfigurationError
 from .heart import Heart
 from .job import Job
+from .lanes import homes_of, turns_of
 from .leases import Keeper
 from .settle import Settler
 from .source import Source
@@ -207,6 +208,9 @@ class Worker:
         if conf.worker_autoscale:
             self._lanes["def"] = self._lanes["def"].resized(read_autoscale(conf.worker_autoscale)[0])
         jobs = self._jobs = dict[Any, Job]()
+        turns = turns_of(conf, self.app.broker.capabilities, queues)
+        # A lane that was asked for besides its queue would be looked at twice.
+        queues = [queue for queue in queues if queue in turns or queue not in homes_of(turns)]
         credit = Credit(
             {kind: lane.slots for kind, lane in self._lanes.items()},
             queues,
@@ -215,7 +219,9 @@ class Worker:
             weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
             expected=self._expected(queues),
             batch=self.app.broker.capabilities.request_batch,
+            turns=turns,
         )
+        queues = [lane for queue in queues for lane in turns.get(queue, (queue,))]
         # The parts know each other by what they call; each is made before the first of its calls can come.
         self._settler = Settler(
             self.app,
@@ -265,7 +271,7 @@ class Worker:
             self._autoscaler.start()
         if self._scheduler is not None:
             self._scheduler.begin()
-        self.app.notify("worker-online", worker=self.name, queues=queues)
+        self.app.notify("worker-online", worker=self.name, queues=self.queues)
         signals.worker_ready.send(sender=self)
         self._heart.start()
         return self

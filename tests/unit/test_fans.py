@@ -105,6 +105,17 @@ def test_what_is_to_be_delivered_is_swept_up_after_a_while_and_not_before(
     assert dray_worker.run_until_idle() == 0
 
 
+def test_a_sweep_where_there_is_nothing_at_all_is_one_request(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in ("now", "commit", "get"):
+        monkeypatch.setattr(shop.app.fans.store, verb, lambda *_: pytest.fail("asked once more"))
+    shop.app.fans.sweep()
+    monkeypatch.undo()
+    shop.send()
+    monkeypatch.setattr(shop.app.fans.store, "now", lambda: pytest.fail("it is looked what is due"))
+    with pytest.raises(pytest.fail.Exception, match="what is due"):
+        shop.app.fans.sweep()
+
+
 def test_what_was_delivered_already_and_is_delivered_once_more_does_not_run_again(
     shop: Shop, dray_worker: Driver
 ) -> None:

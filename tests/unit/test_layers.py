@@ -15,7 +15,7 @@ FLOORS = {
     "vocabulary": "errors clock urls message states outcome capabilities",
     "ports": "interrupts broker relay backend store serializer compressor seal middleware hookspecs executors signals",
     "machinery": "plugin_loading plugins settings setting_values celery_settings configuration "
-    "queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
+    "lanes queues routers ids idempotency retries codec foreign sealing arguments labels sub_queues assisted "
     "assisted_consumer failover transactions processors revocations rates grouping holds webhook_signatures "
     "webhook_options webhook_post task_hooks schedules",
     "sending": "options routes context redaction canvas report epitaphs lineage result dead_letters task connections "

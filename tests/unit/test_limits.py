@@ -221,7 +221,7 @@ def test_a_stable_id_is_the_same_in_every_process_and_for_ever() -> None:
     assert len({stable_id(1), stable_id("1"), stable_id(1, 1), stable_id([1]), stable_id(None)}) == 5
 
 
-# Tenants
+# Tenants; tests/unit/test_lanes.py has more
 
 
 def test_tenants_take_turns_where_the_broker_lets_keys_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_tenants_take_turns_where_the_broker_lets_keys_do_so(monkeypatch: pytest
 def test_where_they_would_not_it_is_refused_with_what_would_work() -> None:
     with memory_app(ManualClock()) as app:
         task = app.task(name="t")(lambda: None)
-        with pytest.raises(NotSupported, match=r"in this broker's queues keys do not take turns; give each tenant"):
+        with pytest.raises(NotSupported, match=r"do not take turns.*: task_tenant_lanes=\{'default': 16\}"):
             task.apply_async(tenant="acme")
         for wrong in ({"tenant": ""}, {"tenant": 7}, {"tenant": "acme", "key": "k"}):
             with pytest.raises(TaskOptionError, match="tenant"):

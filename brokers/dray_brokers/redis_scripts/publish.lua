@@ -15,7 +15,7 @@ for n = 2, #ARGV do
     if delay > 0 then
       held[#held + 1], held[#held + 2] = name, record
       times[#times + 1], times[#times + 2] = now + delay, name
-      -- Who listens looks every two seconds anyway; for what comes due before that, someone has to know of it.
+      -- Who listens looks every few seconds anyway (LOOK); for what comes due before that, someone has to know of it.
       if delay < LOOK then soon = 1 end
     else
       local line = lines[priority]

@@ -37,7 +37,7 @@ local MOST, HEAVY = 1000, 16 * 1024 * 1024
 -- Most rings kept for workers that are not listening, and for how long (ms).
 local RINGS, RING_KEPT = 32, 5000
 -- Within how many seconds who listens looks at the queues anyway: LOOK in redis_consumer.py.
-local LOOK = 2
+local LOOK = 2.5
 -- Lua takes no more arguments in one call than about 8000; even, because some come in pairs.
 local ARGUMENTS = 4000
 

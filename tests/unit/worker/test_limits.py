@@ -18,10 +18,11 @@ from dray import (
     Take,
     TaskRejected,
     TaskRevoked,
+    Worker,
     states,
 )
 from dray.clock import SYSTEM_CLOCK
-from dray.limits import places_part
+from dray.limits import CHANGES, places_part
 from dray.message import Turn
 from dray.testing import memory_app, wait_until
 
@@ -236,17 +237,61 @@ def test_a_task_that_says_nothing_can_be_limited_at_run_time(app: Dray) -> None:
     assert len(began) == 6
 
 
-def test_a_worker_that_runs_hears_of_a_change(app: Dray, clock: ManualClock) -> None:
+@pytest.fixture
+def looks(app: Dray, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A list of when limits that were changed at run time have been looked for."""
+    store, at = app.connections.records, list[float]()
+    assert store is not None
+    scan = store.scan
+
+    def noting(part: str, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[tuple[str, bytes]]:
+        if part == CHANGES:
+            at.append(clock.monotonic())
+        return scan(part, prefix, after, limit)
+
+    monkeypatch.setattr(store, "scan", noting)
+    return at
+
+
+def pass_time(worker: Worker, clock: ManualClock, seconds: float) -> None:
+    """Let time go by, and the worker's keeper see it."""
+    clock.advance(seconds)
+    # The keeper sleeps for a second at a time; it may begin to after this step.
+    wait_until(lambda: clock.monotonic() - (worker.pulse().keeper or 0.0) <= 1.0)
+
+
+def test_an_idle_worker_looks_seldom_for_changes(app: Dray, clock: ManualClock, looks: list[float]) -> None:
+    with app.worker() as worker:
+        for _ in range(150):
+            pass_time(worker, clock, 1.0)
+        wait_until(lambda: len(looks) >= 8)
+    assert len(looks) <= 11
+
+
+def test_a_worker_hears_of_a_change_once_something_comes(app: Dray, clock: ManualClock, looks: list[float]) -> None:
     task, began = counting(app)
-    with app.worker():
+    with app.worker() as worker:
+        pass_time(worker, clock, 1.0)
+        wait_until(lambda: bool(looks))
         app.limits.set("t", rate="1/d")
-        for sent in range(100):
+        for sent in range(1, 20):
             task.delay(sent)
-            clock.advance(0.5)
+            pass_time(worker, clock, 0.5)
             wait_until(lambda: app.broker.sizes(["default"])["default"]["ready"] == 0)
             if app.broker.sizes(["default"])["default"]["delayed"]:
                 break
-    assert 0 < len(began) <= sent < 99
+    # Sooner than an idle worker would look.
+    assert 0 < len(began) < sent < 19
+
+
+def test_a_worker_with_claims_to_release_is_not_idle(
+    app: Dray, clock: ManualClock, looks: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(app.claims), "late", True)
+    with app.worker() as worker:
+        for _ in range(30):
+            pass_time(worker, clock, 1.0)
+        wait_until(lambda: len(looks) >= 6)
 
 
 def test_a_retry_needs_a_turn_of_its_own(app: Dray, clock: ManualClock) -> None:
