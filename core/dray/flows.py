@@ -20,8 +20,8 @@ from .builtin_tasks import AFTER, COLLECT, install
 from .canvas import Canvas, Chain, Group, Signature, steps
 from .context import TRACE_HEADERS, current
 from .errors import ArgumentsError, BackendUnavailable, NotSupported, TaskOptionError
+from .fan_records import Fan, creation, member_id, pages
 from .fan_results import PAGE, part
-from .fans import Fan, creation, member_id, pages
 from .group_result import GroupResult
 from .idempotency import call_id
 from .message import Line, Message, Step

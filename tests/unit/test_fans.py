@@ -68,7 +68,7 @@ def die_once(monkeypatch: pytest.MonkeyPatch, kind: type, name: str, *, after: b
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["settle", "report", "_decide", "_deliver", "_publish"])
+@pytest.mark.parametrize("step", ["settle", "report", "_decide", "_deliver", "publish"])
 def test_whatever_fails_at_any_step_the_body_runs_once_for_the_whole_header(
     shop: Shop, dray_clock: ManualClock, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
