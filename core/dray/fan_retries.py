@@ -86,6 +86,15 @@ class Retries:
                 f"{lost[0].task or 'the call'}[{lost[0].id}] cannot run again: the store does not have it, because its "
                 "message was gone, or too large. Send it anew"
             )
+        values = self._store.get(part(id), "meta", "ended", "total")
+        if (
+            failed
+            and fan_in(values["meta"]).cancel_rest
+            and int(values.get("ended", b"0")) < int(values.get("total", b"0"))
+        ):
+            raise NotSupported(
+                f"not yet: members of the group {id} that were cancelled have not ended, and would have it fail again"
+            )
         if not self.claim(id):
             return Repeated()
         self._fans.deliver([id])
@@ -107,7 +116,15 @@ class Retries:
         # What it came to has been delivered ("out" is gone): nobody gives up any more what is promised anew now.
         checks = (Equals("state", values["state"]), Equals("bad", values["bad"]), Absent("out"), Absent("cause"))
         note = Index(INDEX, OUT, store.now() + GRACE)
-        writes = (Put("state", AGAIN), Put("out", AGAIN), Add("round"), note, Delete("missed"), Unindex(INDEX, STALL))
+        writes = (
+            Put("state", AGAIN),
+            Put("out", AGAIN),
+            Add("round"),
+            note,
+            Delete("missed"),
+            Delete("cancelled"),
+            Unindex(INDEX, STALL),
+        )
         return store.commit([Change(part(id), checks, writes, (), self._fans.ttl)])[0].applied
 
     def deliver(self, id: str, fan: Fan, round: int) -> list[str]:

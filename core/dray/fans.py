@@ -253,7 +253,7 @@ class Fans:
                 for n, step in enumerate(fan.link_error)
             )
         if fan.cancel_rest and not quiet:
-            self._cancel_rest(id, fan)
+            self.cancel(id)
         cause = msgspec.structs.replace(cause, fan=id, call=b"")
         more = self._give_up([fan.then], cause, fan)
         # Those of its members that were to be sent later.
@@ -263,14 +263,15 @@ class Fans:
             more += self.report([(fan.fan, fan.index, cause)])
         return more
 
-    def _cancel_rest(self, id: str, fan: Fan) -> None:
+    def cancel(self, id: str, signal: str | int | None = None) -> None:
         """Cancel the members that have not ended, wherever in their lines they are."""
         ended = {index for index, _ in members(self.store, id)}
-        total = int(self.store.get(part(id), "total").get("total", b"0"))
+        values = self.store.get(part(id), "total", "meta")
+        total, fan = int(values.get("total", b"0")), fan_in(values["meta"])
         left = [index for index in range(total) if index not in ended]
         ids = [name for some in self._names(id, left, fan.longest or 1).values() for name in some]
         if ids:
-            revoke(self._app.broker, ids, REVOKED_FOR, None)
+            revoke(self._app.broker, ids, REVOKED_FOR, signal)
 
     def _names(self, id: str, indexes: Sequence[int], longest: int) -> dict[int, list[str]]:
         """Return under which ids the lines of members run."""
@@ -322,8 +323,9 @@ class Fans:
             reply_to=fan.reply_to,
             headers=fan.headers,
         )
-        given = "" if line[0].immutable else given
-        return message.but(chain=line[1:], fan=member_of, index=index, given=given)
+        message = message.but(chain=line[1:], fan=member_of, index=index)
+        # Sent once more after a crash it is recognised: by what it is given, or by its id, which is made of the fan's.
+        return message.but(idempotent=True) if line[0].immutable else message.but(given=given)
 
     def publish(self, messages: Iterable[Message]) -> None:
         """Send messages of flows, as they are."""

@@ -117,6 +117,16 @@ def test_what_was_delivered_already_and_is_delivered_once_more_does_not_run_agai
     assert shop.bodies == [[0, 1, 2]]
 
 
+def test_a_body_that_takes_nothing_of_the_header_does_not_run_again_either(shop: Shop, dray_worker: Driver) -> None:
+    result = chord([shop.number.s(1)], shop.body.si([5]))()
+    dray_worker.run_until_idle()
+    fan = result.parent.id
+    shop.app.store("this test").commit([Change(part(fan), (), (Put("out", b"end"),))])
+    shop.app.fans.deliver([fan])
+    assert dray_worker.run_until_idle() == 1
+    assert shop.bodies == [[5]]
+
+
 def test_a_member_that_is_delivered_twice_counts_once(shop: Shop, dray_worker: Driver, dray_enqueued: Enqueued) -> None:
     result = shop.send()
     first, *_ = dray_enqueued.all(shop.number)
