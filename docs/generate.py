@@ -215,7 +215,7 @@ def _by_kind() -> Iterator[tuple[str, list[str]]]:
     """Yield the public names under headings, in the order a reader needs them."""
     headings = {
         "For everybody": "app shared task canvas result group_result lineage endings followups context arguments "
-        "dead_letters limits locks grouping events alerts schedules schedule_control",
+        "dead_letters limits locks grouping batches events alerts schedules schedule_control",
         "Running": "worker scheduler",
         "Errors, and what tasks raise": "errors",
         "Settings and URLs": "settings urls",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .arguments import Sensitive as Sensitive
     from .backend import Record as Record
     from .backend import ResultBackend as ResultBackend
+    from .batches import Batch as Batch
+    from .batches import BatchResult as BatchResult
     from .broker import Broker as Broker
     from .broker import Consumer as Consumer
     from .canvas import Canvas as Canvas
@@ -150,6 +152,7 @@ _HOMES = {
     "app": "Dray",
     "arguments": "Sensitive",
     "backend": "Record ResultBackend",
+    "batches": "Batch BatchResult",
     "broker": "Broker Consumer",
     "canvas": "Canvas Chain Chord Group Signature chain chord group signature",
     "capabilities": "Capabilities FOREVER",

@@ -20,9 +20,10 @@ from zoneinfo import ZoneInfo
 from . import revocations, states, webhooks
 from .alerts import Alert, Alerts, read_rule
 from .backend import ResultBackend
+from .batches import Batch, BatchResult
 from .broker import Broker
 from .builtin_tasks import install
-from .canvas import Signature, signature
+from .canvas import Canvas, Signature, signature
 from .capabilities import Support
 from .clock import SYSTEM_CLOCK, Clock
 from .codec import Payloads, Writer
@@ -437,6 +438,13 @@ class Dray:
             result.get()
         return result
 
+    def batch(self, calls: Iterable[Canvas], *, name: str = "", allow_failures: bool = False) -> Batch:
+        """Return a batch of these calls, which may get callbacks and is then called: `app.batch(calls).then(call)()`.
+
+        As soon as one of them fails it has failed, and the rest is cancelled; with `allow_failures` all of them run.
+        """
+        return Batch(calls, app=self, name=name, allow_failures=allow_failures)
+
     def signature(self, task: str, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Signature:
         """Return a call of the task with that name as a value, not sent."""
         return signature(task, args, kwargs, app=self, **options)
@@ -483,6 +491,10 @@ class Dray:
     def GroupResult(self, id: str) -> GroupResult:
         """Return the handle on a group that was saved (`GroupResult.save`); raise UnknownResult when there is none."""
         return GroupResult.restore(id, self)
+
+    def BatchResult(self, id: str) -> BatchResult:
+        """Return the handle on the batch with this id; raise UnknownResult when there is none."""
+        return BatchResult.restore(id, self)
 
     def revoke(self, ids: str | Iterable[str], *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
         """Cancel tasks by id, durably: they will not start. Raises NotSupported where the broker cannot.

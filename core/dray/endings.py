@@ -30,6 +30,10 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str = msgspec.field(default="", name="w")
     #: Instead of a value: the fan whose results it is.
     given: str = msgspec.field(default="", name="g")
+    #: Instead of a call that has failed: the fan that has.
+    fan: str = msgspec.field(default="", name="n")
+    #: Of one that has failed: the call itself, as it travelled, should it have to run again.
+    call: bytes = msgspec.field(default=b"", name="c")
 
     @property
     def ok(self) -> bool:

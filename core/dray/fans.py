@@ -19,9 +19,28 @@ import msgspec
 from . import states
 from .endings import Onward, Told
 from .errors import TaskOptionError
+from .fan_records import (
+    AGAIN,
+    END,
+    ERR,
+    GRACE,
+    INDEX,
+    OK,
+    OPEN,
+    OUT,
+    STALL,
+    STALLED,
+    START,
+    Fan,
+    encode,
+    fan_in,
+    member_id,
+    page_in,
+)
 from .fan_results import PAGE, members, part, told_in, unended
+from .fan_retries import Repeated, Retries
 from .followups import FAILURE_GIVEN, FailedCall, call_of, errback_front
-from .message import Line, Message, Step
+from .message import Line, Message
 from .report import Report, record
 from .revocations import REVOKED_FOR, revoke
 from .store import Absent, Add, Change, Changed, Delete, Equals, Index, Present, Put, Unindex
@@ -33,94 +52,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dray")
 
-#: The index of fans that someone has to look at, and the keys of its entries: something is to be delivered; members
-#: may have been lost.
-INDEX, OUT, STALL = "fans", "out", "stall"
-#: Seconds after which others deliver what its own worker should have, and after which lost members are looked for.
-GRACE, STALLED = 10.0, 60.0
-#: Largest record (bytes) of lines that are sent later, as long as one line is no larger.
-PAGE_BYTES = 64 * 1024
 #: Seconds for which whoever sends a stream may be silent, and most members looked for at once.
 STREAM_PATIENCE, MOST_LOOKED_FOR = 600.0, 1000
 #: An instant (in 2096) that is later than any in the index.
 EVER = 4e9
-#: Values of the keys "state" and "out".
-OPEN, OK, ERR, START, END = b"open", b"ok", b"err", b"start", b"end"
 
-
-class Fan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a fan is made with."""
-
-    flow: str = msgspec.field(name="r")
-    #: What follows it, with the list of results: one line, and callbacks beside it.
-    then: Line = msgspec.field(default=(), name="c")
-    link: tuple[Step, ...] = msgspec.field(default=(), name="l")
-    #: What is called once when it fails, with the id of the member that did.
-    link_error: tuple[Step, ...] = msgspec.field(default=(), name="le")
-    on_failure: str | float = msgspec.field(default="fail_fast", name="p")
-    #: Whether members that have not ended are cancelled when it has failed.
-    cancel_rest: bool = msgspec.field(default=False, name="x")
-    #: The fan whose member this one is (or the line that it belongs to), and which.
-    fan: str = msgspec.field(default="", name="f")
-    index: int = msgspec.field(default=0, name="fi")
-    parent_id: str | None = msgspec.field(default=None, name="pa")
-    reply_to: str = msgspec.field(default="", name="rt")
-    #: The trace that what follows belongs to.
-    headers: dict[str, Any] = msgspec.field(default_factory=dict, name="h")
-    #: How many records its members' lines fill, if they are sent later only.
-    pages: int = msgspec.field(default=0, name="n")
-    #: How many calls the longest of its members' lines has; 0: some have ids of their own, by which none is found.
-    longest: int = msgspec.field(default=1, name="k")
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_fan = msgspec.msgpack.Decoder(Fan).decode
-#: A record of lines that are sent later: the number of the first, and the lines.
-_page = msgspec.msgpack.Decoder(tuple[int, tuple[Line, ...]]).decode
 _indexes = msgspec.msgpack.Decoder(list[int]).decode
-
-
-def member_id(fan: str, index: int, place: int = 0) -> str:
-    """Return the id of the call at a place in a member's line, where it was given no other."""
-    return f"{fan}.{index}-{place}" if place else f"{fan}.{index}"
-
-
-# Making one
-
-
-def creation(id: str, fan: Fan, total: int | None, now: float, ttl: float, waits: bool) -> list[Change]:
-    """Return what makes a fan; making it once more changes nothing. `total` is None while more members may come.
-
-    It `waits` if its members are sent later, by what comes before it.
-    """
-    writes = [
-        Put("meta", _encode(fan)),
-        Put("rule", str(fan.on_failure).encode()),
-        Put("state", OPEN),
-        *([Put("total", b"%d" % total)] if total is not None else ()),
-        *(() if waits else (Index(INDEX, STALL, now + STALLED),)),
-    ]
-    return [Change(part(id), (Absent("meta"),), tuple(writes), (), ttl)]
-
-
-def pages(id: str, lines: Iterable[Line], ttl: float) -> list[Change]:
-    """Return what keeps the lines of a fan's members until they are sent, each change a record of its own.
-
-    A record has no more than `PAGE` lines, and is as small as one that every store has to take where that can be.
-    """
-    kept: list[bytes] = []
-    some: list[msgspec.Raw] = []
-    first = size = 0
-    for line in lines:
-        data = _encode(line)
-        if some and (len(some) == PAGE or size + len(data) > PAGE_BYTES):
-            kept.append(_encode((first, some)))
-            first, some, size = first + len(some), [], 0
-        some.append(msgspec.Raw(data))
-        size += len(data)
-    if some:
-        kept.append(_encode((first, some)))
-    return [Change(part(id), (), (Put(f"page/{number}", data),), (), ttl) for number, data in enumerate(kept)]
 
 
 class _Overtaken(Exception):
@@ -134,6 +71,7 @@ class Fans:
         self._app = app
         #: Seconds for which a fan is kept after the last thing that happened to it.
         self.ttl = app.conf.flow_expires
+        self._retries = Retries(app, self)
 
     @property
     def store(self) -> Store:
@@ -147,7 +85,8 @@ class Fans:
 
         Safe to repeat: what was written before stays as it is.
         """
-        ready = self.report([(m.fan, m.index, on.told) for m, on in ended if m.fan and on.told is not None])
+        kept = self._retries.kept
+        ready = self.report([(m.fan, m.index, kept(m, on.told)) for m, on in ended if m.fan and on.told is not None])
         changes = {}
         for _, on in ended:
             if on.opens and on.input is not None:
@@ -161,7 +100,7 @@ class Fans:
 
     def _opened(self, fan: str, input: Told) -> Change:
         """Return what has a fan begin, with what it is given."""
-        writes = (Put("input", _encode(input)), Put("out", START), Index(INDEX, OUT, self.store.now() + GRACE))
+        writes = (Put("input", encode(input)), Put("out", START), Index(INDEX, OUT, self.store.now() + GRACE))
         return Change(part(fan), (Absent("input"), Equals("state", OPEN)), writes, (), self.ttl)
 
     def report(self, reports: Sequence[tuple[str, int | str, Told]]) -> list[str]:
@@ -173,7 +112,7 @@ class Fans:
             Change(
                 part(fan),
                 (Absent(f"m/{index}"), Present("state")),
-                (Put(f"m/{index}", _encode(told)), Add("ended"), *(() if told.ok else (Add("bad"),))),
+                (Put(f"m/{index}", encode(told)), Add("ended"), *(() if told.ok else (Add("bad"),))),
                 keys,
                 self.ttl,
             )
@@ -212,7 +151,7 @@ class Fans:
     def _abandoned(self, fan: str, told: Told) -> Change:
         """Return what ends a fan that will never begin, because what comes before it failed. Nobody is called."""
         at = self.store.now() + GRACE
-        writes = (Put("state", ERR), Put("cause", _encode(told)), Put("out", END), Index(INDEX, OUT, at))
+        writes = (Put("state", ERR), Put("cause", encode(told)), Put("out", END), Index(INDEX, OUT, at))
         return Change(part(fan), (Equals("state", OPEN),), (*writes, Unindex(INDEX, STALL)), (), self.ttl)
 
     def seal(self, fan: str, total: int, longest: int) -> list[str]:
@@ -230,6 +169,10 @@ class Fans:
         verdict = _verdict(self.store.commit([Change(part(fan), reads=keys)])[0])
         return self._decide({fan: (verdict, b"")}) if verdict is not None else []
 
+    def retry(self, id: str) -> Repeated:
+        """Run the members of a fan again that have failed: see `Retries.retry`."""
+        return self._retries.retry(id)
+
     def add(self, fan: str) -> int:
         """Make room for one more member, and return its number; raise `TaskOptionError` when the fan is decided.
 
@@ -237,10 +180,10 @@ class Fans:
         """
         while True:
             values = self.store.get(part(fan), "total", "state")
-            if values.get("state") != OPEN or "total" not in values:
+            if values.get("state") not in (OPEN, AGAIN) or "total" not in values:
                 raise TaskOptionError(f"the group {fan} takes no more members: it has been decided, or is being sent")
             more = Put("total", b"%d" % (int(values["total"]) + 1))
-            checks = (Equals("total", values["total"]), Equals("state", OPEN))
+            checks = (Equals("total", values["total"]), Equals("state", values["state"]))
             if self.store.commit([Change(part(fan), checks, (more,), (), self.ttl)])[0].applied:
                 return int(values["total"])
 
@@ -253,15 +196,17 @@ class Fans:
             ahead += self._deliver(ahead.pop())
 
     def _deliver(self, id: str) -> list[str]:
-        values = self.store.get(part(id), "meta", "state", "why", "cause", "out", "input", "given")
+        values = self.store.get(part(id), "meta", "state", "why", "cause", "out", "given", "round")
         out = values.get("out")
         if out is None or "meta" not in values:
             return []
-        fan = _fan(values["meta"])
+        fan = fan_in(values["meta"])
         more: list[str] = []
         try:
             if out == START:
                 self._start(id, fan, values["given"].decode() if "given" in values else f"={id}", id)
+            elif out == AGAIN:
+                return self._retries.deliver(id, fan, int(values["round"]))
             elif values["state"] == OK:
                 more = self._succeeded(id, fan)
             else:
@@ -284,7 +229,7 @@ class Fans:
             for line in lines:
                 if line[0].fan:
                     self._open(line[0].fan, given, note)
-            self._publish(
+            self.publish(
                 self._call(fan, line, member_id(id, index), given, id, index)
                 for index, line in enumerate(lines, first)
                 if not line[0].fan
@@ -307,13 +252,13 @@ class Fans:
         """Have a fan begin that gets what another fan came to, or got."""
         values = self.store.get(part(id), "meta", "state")
         if values.get("state") == OPEN:
-            self._start(id, _fan(values["meta"]), given, note)
+            self._start(id, fan_in(values["meta"]), given, note)
 
     def _succeeded(self, id: str, fan: Fan) -> list[str]:
         calls = [self._call(fan, (step,), f"{id}-l{n}", id) for n, step in enumerate(fan.link)]
         if fan.then and not fan.then[0].fan:
             calls.append(self._call(fan, fan.then, f"{id}-b", id, fan.fan, fan.index))
-        self._publish(calls)
+        self.publish(calls)
         if fan.then:
             if fan.then[0].fan:
                 self._open(fan.then[0].fan, id, id)
@@ -330,12 +275,17 @@ class Fans:
             cause = told_in(kept) if kept is not None else Told(id, states.FAILURE, reason="too few members succeeded")
         if not quiet:
             failed = FailedCall(id=cause.id, task=cause.task)
-            self._publish(
-                self._call(fan, (step,), f"{id}-e{n}", FAILURE_GIVEN, front=errback_front(step, failed, cause.failure))
+            # Of each round: what has been called under one id is not called again.
+            round = f"r{int(values['round'])}" if "round" in values else ""
+            self.publish(
+                self._call(
+                    fan, (step,), f"{id}-e{n}{round}", FAILURE_GIVEN, front=errback_front(step, failed, cause.failure)
+                )
                 for n, step in enumerate(fan.link_error)
             )
         if fan.cancel_rest and not quiet:
-            self._cancel_rest(id, fan)
+            self.cancel(id)
+        cause = msgspec.structs.replace(cause, fan=id, call=b"")
         more = self._give_up([fan.then], cause, fan)
         # Those of its members that were to be sent later.
         for page in range(fan.pages if quiet else 0):
@@ -344,19 +294,24 @@ class Fans:
             more += self.report([(fan.fan, fan.index, cause)])
         return more
 
-    def _cancel_rest(self, id: str, fan: Fan) -> None:
+    def cancel(self, id: str, signal: str | int | None = None) -> None:
         """Cancel the members that have not ended, wherever in their lines they are."""
-        values = self.store.get(part(id), "total", "longest")
-        longest = int(values.get("longest", b"%d" % fan.longest)) or 1
+        values = self.store.get(part(id), "total", "longest", "meta")
+        longest = int(values["longest"]) if "longest" in values else fan_in(values["meta"]).longest
         left = unended(self.store, id, int(values.get("total", b"0")))
         while some := list(islice(left, PAGE)):
-            ids = [member_id(id, index, place) for index in some for place in range(longest)]
-            revoke(self._app.broker, ids, REVOKED_FOR, None)
+            ids = [name for names in self._names(id, some, longest or 1).values() for name in names]
+            revoke(self._app.broker, ids, REVOKED_FOR, signal)
+
+    def _names(self, id: str, indexes: Sequence[int], longest: int) -> dict[int, list[str]]:
+        """Return under which ids the lines of members run."""
+        names = {index: [member_id(id, index, place) for place in range(longest)] for index in indexes}
+        return names | self._retries.ids(id, indexes)
 
     def _page(self, id: str, page: int) -> tuple[int, tuple[Line, ...]]:
         """Return members that are sent later: the number of the first, and their lines."""
         kept = self.store.get(part(id), f"page/{page}").get(f"page/{page}")
-        return _page(kept) if kept is not None else (0, ())
+        return page_in(kept) if kept is not None else (0, ())
 
     def _give_up(self, lines: Sequence[Line], cause: Told, fan: Fan) -> list[str]:
         """Store of calls that they will not run, and end the fans among them; return those that end by it."""
@@ -399,10 +354,12 @@ class Fans:
             reply_to=fan.reply_to,
             headers=fan.headers,
         )
-        given = "" if line[0].immutable else given
-        return message.but(chain=line[1:], fan=member_of, index=index, given=given)
+        message = message.but(chain=line[1:], fan=member_of, index=index)
+        # Sent once more after a crash it is recognised: by what it is given, or by its id, which is made of the fan's.
+        return message.but(idempotent=True) if line[0].immutable else message.but(given=given)
 
-    def _publish(self, messages: Iterable[Message]) -> None:
+    def publish(self, messages: Iterable[Message]) -> None:
+        """Send messages of flows, as they are."""
         app = self._app
         envelopes = [app.sender.enclose(message) for message in messages]
         size = app.broker.capabilities.max_publish_batch
@@ -433,7 +390,8 @@ class Fans:
         (seen,) = self.store.commit([Change(part(id), reads=keys)])
         values = seen.values
         if values.get("state") != OPEN:
-            self.store.commit([Change(part(id), (), (Unindex(INDEX, STALL),))])
+            same = tuple(Equals("state", state) for state in [values.get("state")] if state is not None)
+            self.store.commit([Change(part(id), same, (Unindex(INDEX, STALL),))])
             return []
         verdict = _verdict(seen)
         if verdict is not None:
@@ -443,12 +401,12 @@ class Fans:
                 self.store.commit([Change(part(id), (), (Index(INDEX, STALL, now + STALLED),))])
                 return []
             told = Told(id, states.FAILURE, reason="whoever sent the group ended before all of it was sent")
-            self.store.commit([Change(part(id), (Absent("m/sender"),), (Put("m/sender", _encode(told)), Add("bad")))])
+            self.store.commit([Change(part(id), (Absent("m/sender"),), (Put("m/sender", encode(told)), Add("bad")))])
             return self._decide({id: (ERR, b"sender")})
-        longest = int(values["longest"]) if "longest" in values else _fan(values["meta"]).longest
+        longest = int(values["longest"]) if "longest" in values else fan_in(values["meta"]).longest
         missing = self._missing(id, int(values["total"]), longest)
         before = frozenset(_indexes(values["missed"])) if "missed" in values else frozenset()
-        later = (Put("missed", _encode(missing)), Index(INDEX, STALL, now + STALLED))
+        later = (Put("missed", encode(missing)), Index(INDEX, STALL, now + STALLED))
         self.store.commit([Change(part(id), (Equals("state", OPEN),), later)])
         reason = "its message is gone, and nothing is stored about how it ended: its worker died, or it was deleted"
         return self.report(
@@ -460,13 +418,12 @@ class Fans:
         broker = self._app.broker
         if not broker.capabilities.find or not longest:
             return []
-        open_ones = islice(unended(self.store, id, total), MOST_LOOKED_FOR)
-        names = {index: [member_id(id, index, place) for place in range(longest)] for index in open_ones}
+        names = self._names(id, list(islice(unended(self.store, id, total), MOST_LOOKED_FOR)), longest)
         found = broker.find([name for some in names.values() for name in some])
         alive = {"ready", "delayed", "leased"}
         gone = [index for index, some in names.items() if not any(found.get(name) in alive for name in some)]
         # A group within its line may be what is waited for.
-        inner = [(index, f"{name}g{place}") for index in gone for place, name in enumerate(names[index][:1] * longest)]
+        inner = [(index, f"{member_id(id, index)}g{place}") for index in gone for place in range(longest)]
         states_of = self.store.commit([Change(part(fan), reads=("state",)) for _, fan in inner]) if inner else ()
         within = {index for (index, _), seen in zip(inner, states_of, strict=True) if "state" in seen.values}
         return [index for index in gone if index not in within]

@@ -20,8 +20,8 @@ from .builtin_tasks import AFTER, COLLECT, install
 from .canvas import Canvas, Chain, Group, Signature, steps
 from .context import TRACE_HEADERS, current
 from .errors import ArgumentsError, BackendUnavailable, NotSupported, TaskOptionError
+from .fan_records import Fan, creation, member_id, pages
 from .fan_results import PAGE, part
-from .fans import Fan, creation, member_id, pages
 from .group_result import GroupResult
 from .idempotency import call_id
 from .message import Line, Message, Step
@@ -40,7 +40,7 @@ Head = tuple[Message, "Writer", Mapping[str, Any]]
 #: The fan and the number of a member that a line is; ("", 0): it is none.
 Slot = tuple[str, int]
 NO_SLOT: Slot = ("", 0)
-#: Most changes that the store is asked for at once: some are of `fans.PAGE_BYTES`.
+#: Most changes that the store is asked for at once: some are of `fan_records.PAGE_BYTES`.
 CHANGES = 50
 #: Options that say how a message is published, and not what it is.
 PUBLISHING = ("connection", "retry", "retry_policy", "idempotency_key")
@@ -313,14 +313,14 @@ def send_after(call: Signature, depends_on: Any, allow_failure: bool) -> AsyncRe
     return Chain(first, call).apply_async()  # type: ignore[no-any-return]
 
 
-def join(app: Dray, message: Message, call: Signature) -> AsyncResult[Any]:
-    """Send a call as one more member of the group that another call, which is running, is a member of."""
-    if not message.fan:
-        raise TaskOptionError(f"{message.task}: add_to_chord() is for members of a group that something waits for")
-    number = app.fans.add(message.fan)
-    id = member_id(message.fan, number)
+def join(app: Dray, fan: str, call: Signature, link_error: Line = ()) -> AsyncResult[Any]:
+    """Send a call as one more member of a fan, with these error callbacks beside its own."""
+    _check_alone(app, call)
+    number = app.fans.add(fan)
+    id = member_id(fan, number)
     (made,), writer = app.call(call.task, call.args, call.kwargs, {**call.options, "task_id": id})
-    app.sender.publish([made.but(fan=message.fan, index=number)], writer, call.options)
+    made = made.but(fan=fan, index=number, link_error=(*made.link_error, *link_error))
+    app.sender.publish([made], writer, call.options)
     return AsyncResult(id, app)
 
 
@@ -352,7 +352,7 @@ def _sent(app: Dray, flow: str) -> bool:
 
 
 def _is_waited_for(group: Group) -> bool:
-    return bool(group.callbacks or group.errbacks or group.on_failure != "fail_fast")
+    return bool(group.callbacks or group.errbacks or group.cancel_rest or group.on_failure != "fail_fast")
 
 
 def _send_group(plan: Plan, group: Group, flow: str) -> GroupResult:

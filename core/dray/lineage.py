@@ -1,13 +1,15 @@
-"""What the handles on a flow tell of it as a whole: how far it is, what it is made of; and how it is cancelled."""
+"""What the handles on a flow tell of it as a whole: how far it is, what it is made of; to cancel it, or try again."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import states
+from .errors import UnknownResult
 
 if TYPE_CHECKING:
     from .group_result import GroupResult
@@ -54,6 +56,32 @@ class Lineage:
         calls = list(calls_of(self))
         if calls:
             calls[0].app.revoke([call.id for call in calls], terminate=terminate, signal=signal)
+
+    def retry_failed(self) -> int:
+        """Run again, in the groups of the flow that ends here, what has failed; return how many calls were sent.
+
+        What follows the groups goes on once it has ended well: a body that was given up runs after all, and once. Calls
+        that are revoked run under another id, which this handle goes over to; of several callers one sends them. A
+        group that has gone on without them (`on_error` "collect", "ignore", a share) stays as it is.
+
+        Raises UnknownResult when nothing is kept of a group, because nothing waits for it, or that was longer ago than
+        `flow_expires`; NotSupported when a call that failed is not kept: it was in no group, its message was gone, or
+        too large.
+        """
+        groups = [each for each in _line(self) if getattr(each, "results", None) is not None]
+        if not groups:
+            raise UnknownResult(
+                "only what has failed in a group can run again: nothing keeps the other calls of a flow"
+            )
+        sent = [group.app.fans.retry(group.id) for group in groups]
+        for call in calls_of(self):
+            call.id = next((each.renamed[call.id] for each in sent if call.id in each.renamed), call.id)
+            call.refresh()
+        return sum(each.count for each in sent)
+
+    async def aretry_failed(self) -> int:
+        """`retry_failed` for coroutines."""
+        return await asyncio.to_thread(self.retry_failed)
 
     def tree(self) -> list[Any]:
         """Return what the flow is made of, in order: (id, state) of a call, and a list of members of a group."""

@@ -111,7 +111,8 @@ class Recognition:
         if found is None or not found.final or found.rank >> 16 < message.retries:
             return False
         # What follows a group is sent once more if whoever sent it died right after; it ran, however it ended.
-        sent_twice = message.given and job.delivery.delivery_count == 1
+        # What was given up or refused never began (no delivery in its rank), and may have been promised anew since.
+        sent_twice = message.given and job.delivery.delivery_count == 1 and found.rank & 0xFFFF
         if found.state != states.SUCCESS and not sent_twice:
             return False
         try:

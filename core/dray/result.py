@@ -220,6 +220,10 @@ class AsyncResult(Lineage, Generic[T]):
         self._final = None
         self.app.backend_for_writing(self._backend).forget([self.id])
 
+    def refresh(self) -> None:
+        """Look anew at what is stored, even if it had ended: it may have been made to run again since."""
+        self._final = None
+
     def revoke(self, *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:
         """Cancel it, durably: it will not start, on any worker, before or after a restart; if it runs, it is told.
 

@@ -50,6 +50,7 @@ from .webhook_options import Webhook, check_places, read_webhooks
 
 if TYPE_CHECKING:
     from .app import Dray
+    from .batches import BatchResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -360,7 +361,18 @@ class Task(Generic[P, R]):
         """
         from .flows import join  # flows are made of tasks
 
-        return join(self.app, self.request.message, call)
+        fan = self.request.message.fan
+        if not fan:
+            raise TaskOptionError(f"{self.name}: add_to_chord() is for members of a group that something waits for")
+        return join(self.app, fan, call)
+
+    @property
+    def batch(self) -> BatchResult:
+        """The batch that the running call is a member of: `self.batch.add(...)`, `self.batch.cancel()`.
+
+        Raises `UnknownResult` when it is a member of none.
+        """
+        return self.app.BatchResult(self.request.message.fan)
 
     def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
         """Store a state of your own, such as PROGRESS, with `meta` to read from `AsyncResult.info`.

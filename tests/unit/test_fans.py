@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from dray import Change, Dray, Group, ManualClock, Put, StoreUnavailable, chord, group
+from dray.fan_records import GRACE, PAGE_BYTES, STALLED, pages
 from dray.fan_results import part
-from dray.fans import GRACE, PAGE_BYTES, STALLED, STREAM_PATIENCE, Fans, pages
+from dray.fans import STREAM_PATIENCE, Fans
 from dray.message import Step
 from dray.settle import Settler
 from dray.testing import Driver, Enqueued, FlakyStore
@@ -69,7 +70,7 @@ def die_once(monkeypatch: pytest.MonkeyPatch, kind: type, name: str, *, after: b
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["settle", "report", "_decide", "_deliver", "_publish"])
+@pytest.mark.parametrize("step", ["settle", "report", "_decide", "_deliver", "publish"])
 def test_whatever_fails_at_any_step_the_body_runs_once_for_the_whole_header(
     shop: Shop, dray_clock: ManualClock, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
@@ -127,6 +128,16 @@ def test_what_was_delivered_already_and_is_delivered_once_more_does_not_run_agai
     shop.app.fans.deliver([fan])
     assert dray_worker.run_until_idle() == 1
     assert shop.bodies == [[0, 1, 2]]
+
+
+def test_a_body_that_takes_nothing_of_the_header_does_not_run_again_either(shop: Shop, dray_worker: Driver) -> None:
+    result = chord([shop.number.s(1)], shop.body.si([5]))()
+    dray_worker.run_until_idle()
+    fan = result.parent.id
+    shop.app.store("this test").commit([Change(part(fan), (), (Put("out", b"end"),))])
+    shop.app.fans.deliver([fan])
+    assert dray_worker.run_until_idle() == 1
+    assert shop.bodies == [[5]]
 
 
 def test_a_member_that_is_delivered_twice_counts_once(shop: Shop, dray_worker: Driver, dray_enqueued: Enqueued) -> None:
@@ -281,7 +292,7 @@ def test_what_was_sent_before_a_worker_died_is_not_sent_once_more(
         if count == 8:
             raise RuntimeError("killed after the second page was sent, and before that was kept")
 
-    monkeypatch.setattr("dray.fans.PAGE", 4)
+    monkeypatch.setattr("dray.fan_records.PAGE", 4)
     sent = sent_by(monkeypatch, dies)
     result = (shop.number.s(0) | group(shop.number.si(n) for n in range(12)) | shop.body.s())()
     dray_worker.run_until_idle()
@@ -301,7 +312,7 @@ def test_whoever_sends_many_members_is_left_to_it(
         dray_clock.advance(GRACE * 0.9)
         shop.app.fans.sweep()
 
-    monkeypatch.setattr("dray.fans.PAGE", 4)
+    monkeypatch.setattr("dray.fan_records.PAGE", 4)
     sent = sent_by(monkeypatch, takes_long)
     result = (shop.number.s(0) | group(shop.number.si(n) for n in range(12)) | shop.body.s())()
     dray_worker.run_until_idle()
@@ -317,7 +328,7 @@ def test_of_two_that_send_the_same_members_one_leaves_the_rest_to_the_other(
             dray_clock.advance(GRACE)
             shop.app.fans.sweep()
 
-    monkeypatch.setattr("dray.fans.PAGE", 4)
+    monkeypatch.setattr("dray.fan_records.PAGE", 4)
     sent = sent_by(monkeypatch, is_slow_at_first)
     result = (shop.number.s(0) | group(shop.number.si(n) for n in range(12)) | shop.body.s())()
     dray_worker.run_until_idle()

@@ -19,8 +19,8 @@ FLOORS = {
     "assisted_consumer failover transactions processors revocations rates grouping holds webhook_signatures "
     "webhook_options webhook_post task_hooks schedules",
     "sending": "options routes context redaction canvas report epitaphs lineage result dead_letters task connections "
-    "signalling event_ring recorder events presence sender followups endings fan_results fans flows group_result "
-    "builtin_tasks webhooks alerts job tracebacks telling class_hooks execution "
+    "signalling event_ring recorder events presence sender followups endings fan_results fan_records fan_retries fans "
+    "flows group_result batches builtin_tasks webhooks alerts job tracebacks telling class_hooks execution "
     "shared limits locks unique schedule_entries schedule_book schedule_control app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
     "heart settle leases sweeper gate ticking scheduler worker",
