@@ -273,7 +273,7 @@ def test_a_member_of_a_stream_whose_message_is_gone_is_noticed_too(
 def sent_by(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> list[str]:
     """List the ids that fans send from here on; after each page `meanwhile` is called with their number."""
     sent: list[str] = []
-    truly = Fans._publish
+    truly = Fans.publish
 
     def publish(self: Fans, messages: Any) -> None:
         page = list(messages)
@@ -281,7 +281,7 @@ def sent_by(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> list[str]:
         sent.extend(message.id for message in page)
         meanwhile(len(sent))
 
-    monkeypatch.setattr(Fans, "_publish", publish)
+    monkeypatch.setattr(Fans, "publish", publish)
     return sent
 
 
