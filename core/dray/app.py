@@ -20,7 +20,6 @@ from zoneinfo import ZoneInfo
 from . import revocations, states, webhooks
 from .alerts import Alert, Alerts, read_rule
 from .backend import ResultBackend
-from .batches import Batch, BatchResult
 from .broker import Broker
 from .builtin_tasks import install
 from .canvas import Canvas, Signature, signature
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Unpack
 
+    from .batches import Batch, BatchResult
     from .fans import Fans
     from .options import SendOptions, TaskOptions
     from .schedule_control import Schedules
@@ -443,6 +443,8 @@ class Dray:
 
         As soon as one of them fails it has failed, and the rest is cancelled; with `allow_failures` all of them run.
         """
+        from .batches import Batch  # only an app with batches loads it
+
         return Batch(calls, app=self, name=name, allow_failures=allow_failures)
 
     def signature(self, task: str, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Signature:
@@ -494,6 +496,8 @@ class Dray:
 
     def BatchResult(self, id: str) -> BatchResult:
         """Return the handle on the batch with this id; raise UnknownResult when there is none."""
+        from .batches import BatchResult
+
         return BatchResult.restore(id, self)
 
     def revoke(self, ids: str | Iterable[str], *, terminate: bool = False, signal: str | int = "SIGTERM") -> None:

@@ -81,9 +81,10 @@ def test_a_task_costs_no_more_calls_than_it_did(results: str) -> None:
 def test_the_lines_of_a_task_cost_no_more_calls_than_they_did(tmp_path: Path) -> None:
     log = tmp_path / "w.log"
     with app_on("memory://", "ignored") as app:
-        silent = calls(app, LONG) - calls(app, SHORT)
+        # As above: each the least of three.
+        silent = min(calls(app, LONG) - calls(app, SHORT) for _ in range(3))
         with as_log("info", as_json=False, file=str(log), gather=True):
-            told = calls(app, LONG) - calls(app, SHORT)
+            told = min(calls(app, LONG) - calls(app, SHORT) for _ in range(3))
     assert len(log.read_text().splitlines()) >= 2 * (LONG + SHORT)
     assert 1 < (told - silent) / (LONG - SHORT) <= LINES
 

@@ -128,7 +128,7 @@ def f(x: int) -> int:
 with app.worker():
     assert f.delay(1).get(timeout=10) == 1
 loaded = {name.removeprefix("dray.") for name in sys.modules}
-unused = "fans flows schedule_book schedule_control schedule_entries scheduler ticking webhook_post"
+unused = "batches fans flows schedule_book schedule_control schedule_entries scheduler ticking webhook_post"
 assert not loaded & {*unused.split(), "webhook_signatures"}, sorted(loaded)
 """
     modules_after(worked)
