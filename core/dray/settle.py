@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import states
 from .broker import Consumer
+from .entry import Entry
 from .epitaphs import epitaph
 from .errors import (
-    BackendError,
-    BackendUnavailable,
     BrokerError,
     BrokerUnavailable,
     NotSupported,
@@ -36,9 +34,10 @@ from .errors import (
 from .holding import Holding
 from .job import Ended, Job
 from .message import Delivery, Envelope
+from .outage import FIRST_PAUSE, Outage
 from .outcome import Again, Done, Failed, HandedBack, Rejected, Released, Requeued
-from .report import Failure, Kept, Report, rank, record
-from .urls import mask
+from .report import Failure, Kept
+from .result_writer import ResultWriter
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -47,53 +46,10 @@ logger = logging.getLogger("dray.worker")
 
 #: Most outcomes settled in one round, and seconds to wait for more while they come in quickly.
 BATCH, GATHER = 512, 0.001
-#: Seconds between two tries while the broker or the backend is away: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 #: Most outcomes that wait for the backend without taking the place of other work.
 MOST_WAITING = 10_000
 #: Outcomes after which the call is still there.
 _GOES_ON = (Again, HandedBack, Released, Requeued)
-
-
-class _Entry(msgspec.Struct, eq=False, gc=False):
-    """One outcome on its way, and how far it has come."""
-
-    job: Job
-    ended: Ended
-    #: Whether what follows it has been sent, and its report stored.
-    published: bool
-    stored: bool
-    #: Whether the fans that it concerns have been told.
-    told: bool
-    #: True once the broker was told, though perhaps its answer never came.
-    tried: bool = False
-    #: True once it has made room for other work while it waits for the backend, or for a fuller request.
-    parked: bool = False
-
-
-class _Outage:
-    """Whether one of the two places to write to is away, and for how long not to try it again."""
-
-    def __init__(self, what: str, event: str, app: Dray) -> None:
-        self.away = False
-        self.pause = FIRST_PAUSE
-        #: On the monotonic clock.
-        self.next_try = 0.0
-        self._what, self._event, self._app = what, event, app
-
-    def lost(self, error: Exception) -> None:
-        self.pause = min(self.pause * 2, LONGEST_PAUSE)
-        self.next_try = self._app.clock.monotonic() + self.pause
-        if not self.away:
-            self.away = True
-            logger.warning("%s away while settling: %s; keeping the outcomes and trying again", self._what, error)
-            self._app.notify(f"{self._event}-lost", reason=str(error))
-
-    def found(self) -> None:
-        if self.away:
-            self.away, self.pause = False, FIRST_PAUSE
-            logger.info("%s back: the outcomes are settled", self._what)
-            self._app.notify(f"{self._event}-back")
 
 
 class Settler:
@@ -113,16 +69,15 @@ class Settler:
         self._parked = parked
         self._lease = lease
         #: What came and was not looked at yet. Added to without a lock; whoever adds rings if the thread is asleep.
-        self._came: deque[_Entry | Kept] = deque()
+        self._came: deque[Entry | Kept] = deque()
         self._asleep = False
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._closing, self._given_up = threading.Event(), threading.Event()
-        self._broker = _Outage("broker", "broker", app)
-        self._records = _Outage("store", "store", app)
+        self._broker = Outage("broker", "broker", app)
+        self._records = Outage("store", "store", app)
         #: Fans of which something is to be delivered.
         self._ready: list[str] = []
-        #: By the URL of the backend: "" is the app's own, tasks may have others.
-        self._backends = {"": _Outage("result backend", "backend", app)}
+        self._results = ResultWriter(app, self._wait)
         self._holding = Holding(app.clock)
         #: Receipts of the deliveries that the broker is being told about: that it no longer lends them is no loss.
         self.settling: set[Any] = set()
@@ -136,7 +91,7 @@ class Settler:
 
     def put(self, job: Job, ended: Ended) -> None:
         """Take what a run came to."""
-        self._came.append(_Entry(job, ended, not ended.followups, ended.report is None, ended.onward is None))
+        self._came.append(Entry(job, ended, not ended.followups, ended.report is None, ended.onward is None))
         if self._asleep:
             self._ring()
 
@@ -162,7 +117,7 @@ class Settler:
     # The thread
 
     def _run(self) -> None:
-        entries: list[_Entry] = []
+        entries: list[Entry] = []
         notes: list[Kept] = []
         while True:
             if self._closing.is_set() and not entries and not notes and not self._came:
@@ -177,7 +132,7 @@ class Settler:
             except Exception:
                 entries = self._one_by_one(entries, notes)
 
-    def _gather(self, entries: list[_Entry], notes: list[Kept]) -> None:
+    def _gather(self, entries: list[Entry], notes: list[Kept]) -> None:
         """Add what is in the queue to what is left over from before, waiting while there is nothing to do.
 
         What is left over waits for the broker or the backend, or for a fuller request: then this returns when the pause
@@ -192,11 +147,13 @@ class Settler:
 
     def _pause(self) -> float:
         """Return how long what is left over waits if nothing comes."""
-        pauses = [outage.pause for outage in (self._broker, self._records, *self._backends.values()) if outage.away]
+        pauses = [
+            outage.pause for outage in (self._broker, self._records, *self._results.outages.values()) if outage.away
+        ]
         pause = min(pauses, default=FIRST_PAUSE) * random.uniform(0.8, 1.2)
         return pause if self._broker.away else min(pause, self._holding.left())
 
-    def _take(self, entries: list[_Entry], notes: list[Kept], most: int, wait: float | None) -> int:
+    def _take(self, entries: list[Entry], notes: list[Kept], most: int, wait: float | None) -> int:
         """Take up to `most` of what came, waiting for the first one only; return how many there were."""
         came = self._came
         if not came and wait != 0.0:
@@ -209,13 +166,13 @@ class Settler:
         count = min(len(came), most)
         for _ in range(count):
             item = came.popleft()
-            if isinstance(item, _Entry):
+            if isinstance(item, Entry):
                 entries.append(item)
             else:
                 notes.append(item)
         return count
 
-    def _round(self, entries: list[_Entry], notes: list[Kept], *, alone: bool = False) -> list[_Entry]:
+    def _round(self, entries: list[Entry], notes: list[Kept], *, alone: bool = False) -> list[Entry]:
         """Bring every outcome as far as it goes now; return those that have to wait, for the backend or for others."""
         ours = self._ours(entries)
         waiting = self._tell(ours, notes)
@@ -223,7 +180,7 @@ class Settler:
             ours = [entry for entry in ours if entry.told]
         self._deliver()
         self._publish(ours)
-        waiting += self._store(ours, notes)
+        waiting += self._results.store(ours, notes)
         written = [entry for entry in ours if entry.stored]
         at_once = alone or self._closing.is_set() or self._broker.away
         batch = 1 if at_once else self._app.broker.capabilities.request_batch
@@ -235,14 +192,14 @@ class Settler:
         self._park(written[ready:])
         return [*waiting, *written[ready:]]
 
-    def _one_by_one(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
+    def _one_by_one(self, entries: list[Entry], notes: list[Kept]) -> list[Entry]:
         """Settle each outcome by itself after a round has failed, so that a bad one does not take the others along.
 
         Return those that have to wait. When the broker refuses one and all, it is not the outcome that is bad: then
         they wait as in an outage.
         """
-        waiting: list[_Entry] = []
-        refused: list[tuple[_Entry, Exception]] = []
+        waiting: list[Entry] = []
+        refused: list[tuple[Entry, Exception]] = []
         for entry in entries:
             try:
                 waiting += self._round([entry], [], alone=True)
@@ -257,25 +214,25 @@ class Settler:
         for entry, reason in refused:
             self._give_up(entry, reason)
         try:
-            self._store([], notes)
+            self._results.store([], notes)
         except Exception:
             logger.exception("%d state(s) cannot be stored and are dropped", len(notes))
             notes.clear()
         return waiting
 
-    def _give_up(self, entry: _Entry, error: Exception) -> None:
+    def _give_up(self, entry: Entry, error: Exception) -> None:
         """Let go of an outcome that cannot be written: the message comes back, or is buried if it came too often."""
         job = entry.job
         what = f"what it came to cannot be written: {type(error).__name__}: {error}"
         logger.error("%s[%s]: %s", job.message.task, job.message.id, what, exc_info=error)
         if job.delivery.delivery_count >= job.task.resolved.max_deliveries:
             try:
-                self._finish([_Entry(job, Ended(Rejected(what)), published=True, stored=True, told=True)])
+                self._finish([Entry(job, Ended(Rejected(what)), published=True, stored=True, told=True)])
             except Exception:
                 logger.exception("%s[%s] cannot be buried either", job.message.task, job.message.id)
         self._settled([job])
 
-    def _ours(self, entries: list[_Entry]) -> list[_Entry]:
+    def _ours(self, entries: list[Entry]) -> list[Entry]:
         """Drop the outcomes of lost loans: whoever has the message now writes its result."""
         now = self._app.clock.monotonic()
         doubtful = [e.job for e in entries if not e.job.acked and not e.job.lost and e.job.lease_until <= now]
@@ -291,7 +248,7 @@ class Settler:
             self._settled([entry.job for entry in gone])
         return entries
 
-    def _tell(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
+    def _tell(self, entries: list[Entry], notes: list[Kept]) -> list[Entry]:
         """Tell the fans that outcomes concern; return those that have to wait for the store.
 
         First of all: the message comes back as long as this has not been done, and doing it twice is doing it once.
@@ -328,8 +285,8 @@ class Settler:
                 logger.error("what follows the group %s is left to be swept up: %s", fan, error, exc_info=error)
             self._ready.remove(fan)
 
-    def _publish(self, entries: list[_Entry]) -> None:
-        envelopes: dict[int, tuple[_Entry, Envelope]] = {}
+    def _publish(self, entries: list[Entry]) -> None:
+        envelopes: dict[int, tuple[Entry, Envelope]] = {}
         for entry in entries:
             if entry.published:
                 continue
@@ -355,12 +312,12 @@ class Settler:
             entry.published = True
         self._tell_sent({id(entry): entry for entry, _ in pairs}.values())
 
-    def _tell_sent(self, entries: Iterable[_Entry]) -> None:
+    def _tell_sent(self, entries: Iterable[Entry]) -> None:
         """Say what was sent after tasks have ended; a retry is the message that was sent before."""
         followups = [(entry.job.message.id, message) for entry in entries for message in entry.ended.followups]
         self._app.sender.published([message for id, message in followups if message.id != id])
 
-    def _unsendable(self, entry: _Entry, reason: str) -> None:
+    def _unsendable(self, entry: Entry, reason: str) -> None:
         """What should follow can never be sent: rather than lose that, keep the message itself in the dead letters."""
         logger.error(
             "%s[%s]: what should follow cannot be sent: %s", entry.job.message.task, entry.job.message.id, reason
@@ -372,54 +329,7 @@ class Settler:
         entry.ended = Ended(Rejected(reason), report)
         entry.published = True
 
-    def _store(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
-        """Store reports and states, each in the backend of its task; return those that have to wait for theirs."""
-        wanted = [entry for entry in entries if not entry.stored]
-        places = {entry.job.task.resolved.backend for entry in wanted} | {note.backend for note in notes}
-        if len(places) == 1:
-            return self._store_at(places.pop(), wanted, notes)
-        waiting, left = [], []
-        for place in places:
-            said = [note for note in notes if note.backend == place]
-            here = [entry for entry in wanted if entry.job.task.resolved.backend == place]
-            waiting += self._store_at(place, here, said)
-            left += said
-        notes[:] = left
-        return waiting
-
-    def _store_at(self, place: str, wanted: list[_Entry], notes: list[Kept]) -> list[_Entry]:
-        outage = self._backends.get(place)
-        if outage is None:
-            outage = self._backends[place] = _Outage(f"result backend {mask(place)}", "backend", self._app)
-        if outage.away and self._app.clock.monotonic() < outage.next_try:
-            return self._wait(wanted, notes)
-        try:
-            self._write(outage, place, [*notes, *map(self._record, wanted)])
-        except BackendUnavailable as error:
-            outage.lost(error)
-            return self._wait(wanted, notes)
-        except BackendError as error:
-            return self._refused(outage, place, wanted, notes, error)
-        notes.clear()
-        for entry in wanted:
-            entry.stored = True
-        return []
-
-    def _write(self, outage: _Outage, place: str, records: Sequence[Kept]) -> None:
-        if outage.away:
-            self._app.connections.reopen_backend(place)
-        self._app.connections.store_at(place, records, self._app.conf.result_expires)
-        outage.found()
-
-    def _record(self, entry: _Entry, report: Report | None = None) -> Kept:
-        job, report = entry.job, report or entry.ended.report
-        assert report is not None
-        message = job.message
-        # What is refused without having begun yields to whatever an earlier delivery of the same attempt came to.
-        place = rank(message, job.delivery.delivery_count if job.began else 0)
-        return record(self._app, message.id, report, place, reply_to=message.reply_to)
-
-    def _wait(self, entries: list[_Entry], notes: list[Kept]) -> list[_Entry]:
+    def _wait(self, entries: list[Entry], notes: list[Kept]) -> list[Entry]:
         """Let outcomes wait for the backend, without keeping their slots from tasks that need no backend."""
         # Of each task only the latest state matters, however often it reports while nobody listens.
         notes[:] = {note.id: note for note in notes}.values()
@@ -427,41 +337,13 @@ class Settler:
             self._park(entries)
         return entries
 
-    def _park(self, entries: list[_Entry]) -> None:
+    def _park(self, entries: list[Entry]) -> None:
         if fresh := [entry for entry in entries if not entry.parked]:
             self._parked([entry.job for entry in fresh])
             for entry in fresh:
                 entry.parked = True
 
-    def _refused(
-        self, outage: _Outage, place: str, entries: list[_Entry], notes: list[Kept], error: BackendError
-    ) -> list[_Entry]:
-        """Store one by one what the backend refused together; return what has to wait.
-
-        What it refuses by itself (too large, say) becomes a failure that says so. When it refuses even that, it is the
-        backend that is at fault (a read-only disk, a right taken away): the rest waits, as in an outage.
-        """
-        if notes:
-            logger.error("%d state(s) refused by the result backend are dropped: %s", len(notes), error)
-            notes.clear()
-        for position, entry in enumerate(entries):
-            report = entry.ended.report
-            assert report is not None
-            try:
-                try:
-                    self._write(outage, place, [self._record(entry)])
-                except BackendUnavailable:
-                    raise
-                except BackendError as reason:
-                    self._write(outage, place, [self._record(entry, _unstorable(report, reason))])
-                    logger.exception("%s[%s]: its result was refused", entry.job.message.task, entry.job.message.id)
-            except BackendError as worse:
-                outage.lost(worse)
-                return self._wait(entries[position:], notes)
-            entry.stored = True
-        return []
-
-    def _release(self, entries: Sequence[_Entry]) -> None:
+    def _release(self, entries: Sequence[Entry]) -> None:
         """Let other calls of unique tasks be sent, those whose call has ended for good.
 
         Before the ack: after it a crash would leave a claim that nobody releases.
@@ -470,7 +352,7 @@ class Settler:
         rules = [(entry.job.message, entry.job.task.resolved.unique) for entry in ended]
         self._app.claims.release(message for message, rule in rules if rule is None or rule.until != "time")
 
-    def _finish(self, entries: Sequence[_Entry]) -> None:
+    def _finish(self, entries: Sequence[Entry]) -> None:
         """Settle the deliveries: the one place where an outcome becomes a verb of the broker."""
         if not entries:
             return
@@ -516,7 +398,7 @@ class Settler:
         finally:
             self.settling.clear()
 
-    def _tell_buried(self, entries: Sequence[_Entry], stale: Container[Any]) -> None:
+    def _tell_buried(self, entries: Sequence[Entry], stale: Container[Any]) -> None:
         for entry in entries:
             outcome, job = entry.ended.outcome, entry.job
             if job.acked or job.delivery.receipt in stale:
@@ -538,11 +420,3 @@ class Settler:
             ", ".join(d.id for d in deliveries[:5]),
         )
         self._app.notify("lease-lost", ids=[delivery.id for delivery in deliveries])
-
-
-def _unstorable(report: Report, reason: Exception) -> Report:
-    """Return what is stored instead of a report that the backend does not take."""
-    text = f"the result backend refused it: {reason}"
-    failure = Failure(module="dray.errors", qualname="BackendError", text=text, args=(text,))
-    state = states.FAILURE if report.state == states.SUCCESS else report.state
-    return msgspec.structs.replace(report, state=state, failure=failure, value=b"", call=b"")

@@ -187,41 +187,9 @@ class Worker:
 
     def start(self) -> Worker:
         """Connect and begin; return at once. Raises what connecting raises: a wrong URL is not a silent worker."""
-        if self._source is not None:
-            raise ConfigurationError("this worker is running already")
-        if self._lanes["def"].kind.needs_main_thread and not self._serves:
-            raise ConfigurationError(
-                f"the pool {self.pool!r} runs tasks in the thread that calls `run()`: use that, or pool='threads'"
-            )
-        self.app.load_tasks()
-        secrets(self.app.conf)  # a missing one is an error now, and not with each webhook
-        signals.worker_init.send(sender=self)
-        if self._runs_tasks_here:
-            signals.worker_process_init.send(sender=self.name)
-        if self._scheduler is not None:
-            self._scheduler.prepare()
-        conf, queues = self.app.conf, self.queues
-        if conf.worker_send_task_events:
-            self.app.events.record(work=True)
-        for event in (self._stopping, self._hurry):
-            event.clear()
-        if conf.worker_autoscale:
-            self._lanes["def"] = self._lanes["def"].resized(read_autoscale(conf.worker_autoscale)[0])
+        self._prepare()
+        queues, credit = self._supply()
         jobs = self._jobs = dict[Any, Job]()
-        turns = turns_of(conf, self.app.broker.capabilities, queues)
-        # A lane that was asked for besides its queue would be looked at twice.
-        queues = [queue for queue in queues if queue in turns or queue not in homes_of(turns)]
-        credit = Credit(
-            {kind: lane.slots for kind, lane in self._lanes.items()},
-            queues,
-            multiplier=conf.worker_prefetch_multiplier,
-            caps=conf.worker_queue_concurrency,
-            weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
-            expected=self._expected(queues),
-            batch=self.app.broker.capabilities.request_batch,
-            turns=turns,
-        )
-        queues = [lane for queue in queues for lane in turns.get(queue, (queue,))]
         # The parts know each other by what they call; each is made before the first of its calls can come.
         self._settler = Settler(
             self.app,
@@ -255,7 +223,8 @@ class Worker:
             self._trimmer,
             source.gate,
         )
-        self._autoscaler = Autoscaler(self, conf.worker_autoscale) if conf.worker_autoscale else None
+        asked = self.app.conf.worker_autoscale
+        self._autoscaler = Autoscaler(self, asked) if asked else None
         self._heart = Heart(self.app, self.name, self._counts)
         try:
             crew.start()
@@ -275,6 +244,47 @@ class Worker:
         signals.worker_ready.send(sender=self)
         self._heart.start()
         return self
+
+    def _prepare(self) -> None:
+        """Raise what is wrong before anything is connected; load the tasks, and say that a worker begins."""
+        if self._source is not None:
+            raise ConfigurationError("this worker is running already")
+        if self._lanes["def"].kind.needs_main_thread and not self._serves:
+            raise ConfigurationError(
+                f"the pool {self.pool!r} runs tasks in the thread that calls `run()`: use that, or pool='threads'"
+            )
+        self.app.load_tasks()
+        secrets(self.app.conf)  # a missing one is an error now, and not with each webhook
+        signals.worker_init.send(sender=self)
+        if self._runs_tasks_here:
+            signals.worker_process_init.send(sender=self.name)
+        if self._scheduler is not None:
+            self._scheduler.prepare()
+        if self.app.conf.worker_send_task_events:
+            self.app.events.record(work=True)
+        for event in (self._stopping, self._hurry):
+            event.clear()
+        if self.app.conf.worker_autoscale:
+            least, _ = read_autoscale(self.app.conf.worker_autoscale)
+            self._lanes["def"] = self._lanes["def"].resized(least)
+
+    def _supply(self) -> tuple[list[str], Credit]:
+        """Return the queues to take from, lanes instead of those that have any, and what says how much from which."""
+        conf, queues = self.app.conf, self.queues
+        turns = turns_of(conf, self.app.broker.capabilities, queues)
+        # A lane that was asked for besides its queue would be looked at twice.
+        queues = [queue for queue in queues if queue in turns or queue not in homes_of(turns)]
+        credit = Credit(
+            {kind: lane.slots for kind, lane in self._lanes.items()},
+            queues,
+            multiplier=conf.worker_prefetch_multiplier,
+            caps=conf.worker_queue_concurrency,
+            weights=conf.worker_queue_weights if conf.worker_queue_order == "weighted" else None,
+            expected=self._expected(queues),
+            batch=self.app.broker.capabilities.request_batch,
+            turns=turns,
+        )
+        return [lane for queue in queues for lane in turns.get(queue, (queue,))], credit
 
     def request_stop(self) -> None:
         """Ask it to stop within the grace; asked again, to stop now. Safe in a signal handler."""

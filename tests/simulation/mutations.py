@@ -28,6 +28,7 @@ from dray.leases import Keeper
 from dray.outcome import Expired, Outcome, Rejected, Revoked
 from dray.recognition import Recognition
 from dray.report import rank, record
+from dray.result_writer import ResultWriter
 from dray.schedule_book import Book, Leaf
 from dray.scheduler import Scheduler
 from dray.schedules import latest
@@ -147,13 +148,13 @@ def _no_recognition(patch: pytest.MonkeyPatch) -> None:
 
 @without("what has succeeded is not refused afterwards", "reading", "keys", "poison")
 def _refused_after_all(patch: pytest.MonkeyPatch) -> None:
-    def as_any_other(self: Settler, entry: Any, report: Any = None) -> Any:
+    def as_any_other(self: ResultWriter, entry: Any, report: Any = None) -> Any:
         message, found = entry.job.message, report or entry.ended.report
         place = rank(message, entry.job.delivery.delivery_count)
         return record(self._app, message.id, found, place, reply_to=message.reply_to)
 
     patch.setattr("dray.recognition._REFUSED", ())
-    patch.setattr(Settler, "_record", as_any_other)
+    patch.setattr(ResultWriter, "_record", as_any_other)
 
 
 def _refuse_all_but(patch: pytest.MonkeyPatch, kind: type) -> None:

@@ -23,7 +23,7 @@ FLOORS = {
     "flows group_result batches builtin_tasks webhooks alerts job tracebacks telling class_hooks execution "
     "shared limits locks unique schedule_entries schedule_book schedule_control app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
-    "heart settle leases sweeper gate ticking scheduler worker",
+    "heart entry outage result_writer settle leases sweeper gate ticking scheduler worker",
     "doors": "cli testing __main__",
 }
 ORDER = list(FLOORS)

@@ -39,7 +39,7 @@ class Shop(NamedTuple):
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for seconds before trying again."""
     monkeypatch.setattr("dray.source.LONGEST_PAUSE", 0.1)
-    monkeypatch.setattr("dray.settle.LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("dray.outage.LONGEST_PAUSE", 0.1)
 
 
 @pytest.fixture
