@@ -17,6 +17,8 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     stored: bool
     #: Whether the fans that it concerns have been told.
     told: bool
+    #: True once others may be sent that its call kept out (unique.py).
+    released: bool = False
     #: True once the broker was told, though perhaps its answer never came.
     tried: bool = False
     #: True once it has made room for other work while it waits for the backend, or for a fuller request.

@@ -141,8 +141,8 @@ class Gate:
 
         An idle worker looks seldom, and at once when something has come: what came first did not wait for that.
         """
-        now, stirs = self._app.clock.monotonic(), self._came or self._app.claims.late
-        if now < self._looked + (LOOK if stirs else LOOK_IDLE) or self._app.connections.store_url is None:
+        now = self._app.clock.monotonic()
+        if now < self._looked + (LOOK if self._came else LOOK_IDLE) or self._app.connections.store_url is None:
             return
         if self._thread is not None and self._thread.is_alive():
             return
@@ -157,7 +157,6 @@ class Gate:
             self._book.look()
             if self._book.any:
                 self._ahead = app.store("limits").now() - app.clock.time()
-                app.claims.release(())
         except DrayError as error:
             if self._book.any and not self._told:
                 logger.warning("limits changed at run time cannot be read, those known go on: %s", error)

@@ -182,11 +182,12 @@ class Settler:
         self._publish(ours)
         waiting += self._results.store(ours, notes)
         written = [entry for entry in ours if entry.stored]
+        if held := self._release([entry for entry in written if entry.job.message.claim and not entry.released]):
+            waiting += held
+            written = [entry for entry in written if entry.released or not entry.job.message.claim]
         at_once = alone or self._closing.is_set() or self._broker.away
         batch = 1 if at_once else self._app.broker.capabilities.request_batch
         ready = self._holding.ready(len(written), batch)
-        if claimed := [entry for entry in written[:ready] if entry.job.message.claim]:
-            self._release(claimed)
         self._finish(written[:ready])
         self._holding.round_ended(ready, len(written) - ready)
         self._park(written[ready:])
@@ -343,14 +344,26 @@ class Settler:
             for entry in fresh:
                 entry.parked = True
 
-    def _release(self, entries: Sequence[Entry]) -> None:
-        """Let other calls of unique tasks be sent, those whose call has ended for good.
+    def _release(self, entries: list[Entry]) -> list[Entry]:
+        """Let other calls of unique tasks be sent, those whose call has ended for good; return what has to wait.
 
-        Before the ack: after it a crash would leave a claim that nobody releases.
+        Before the ack: after it a crash would leave a claim that nobody gives up, for as long as it may last.
         """
+        if not entries:
+            return []
+        if self._records.away and self._app.clock.monotonic() < self._records.next_try:
+            return self._wait(entries, [])
         ended = [entry for entry in entries if not isinstance(entry.ended.outcome, _GOES_ON)]
         rules = [(entry.job.message, entry.job.task.resolved.unique) for entry in ended]
-        self._app.claims.release(message for message, rule in rules if rule is None or rule.until != "time")
+        try:
+            self._app.claims.release(message for message, rule in rules if rule is None or rule.until != "time")
+        except StoreUnavailable as error:
+            self._records.lost(error)
+            return self._wait(entries, [])
+        self._records.found()
+        for entry in entries:
+            entry.released = True
+        return []
 
     def _finish(self, entries: Sequence[Entry]) -> None:
         """Settle the deliveries: the one place where an outcome becomes a verb of the broker."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -151,8 +152,6 @@ class Claims:
 
     def __init__(self, app: Dray) -> None:
         self._app = app
-        #: What could not be released because the store was away.
-        self._late: list[Change] = []
 
     def marked(self, task: Task[..., Any], rule: Unique, message: Message) -> Message:
         """Return a message with the claim that it needs and, if it is to wait for later ones, the delay for that."""
@@ -214,25 +213,24 @@ class Claims:
         return ["" if id == message.id else id for id, (message, _) in zip(holders, jobs, strict=True)]
 
     def release(self, messages: Iterable[Message]) -> None:
-        """Give up the claims that these calls have. Never raises: what cannot be released now is, later on."""
+        """Give up the claims that these calls have. Raises `StoreUnavailable`: then they still have them."""
         own = [
             Change(message.claim, (Equals(CALL, message.id.encode()),), (Delete(CALL),))
             for message in messages
             if message.claim
         ]
-        late, self._late = self._late, []
-        if not (late or own):
-            return
         try:
-            self._commit([*late, *own])
+            if own:
+                self._commit(own)
+        except StoreUnavailable:
+            raise
         except DrayError as error:
-            self._late += [*late, *own]
-            logger.warning("%d call(s) have ended and are not released yet: %s", len(own), error)
+            logger.warning("%d call(s) keep others out until their claims lapse: %s", len(own), error)
 
-    @property
-    def late(self) -> bool:
-        """Whether there are claims of calls that have ended, which could not be released."""
-        return bool(self._late)
+    def unsent(self, messages: Iterable[Message]) -> None:
+        """Give up the claims of calls that were not sent; while the store is away they lapse by themselves, soon."""
+        with suppress(StoreUnavailable):
+            self.release(messages)
 
     def _delay(self, message: Message) -> float:
         return 0.0 if message.eta is None else max(0.0, message.eta - self._app.clock.time())
@@ -258,12 +256,12 @@ def send_unique(task: Task[..., R], messages: Iterable[Message], options: Mappin
     there = claims.make(rule, wanted) if wanted else []
     fresh = [message for message, id in zip(wanted, there, strict=True) if not id]
     if rule.on_conflict == "raise" and (existing := next(filter(None, there), "")):
-        claims.release(fresh)
+        claims.unsent(fresh)
         raise AlreadySent(task.name, existing)
     try:
         sent = iter(app.sender.publish(fresh, task._writer(options), options) if fresh else ())
     except BaseException:
-        claims.release(fresh)
+        claims.unsent(fresh)
         raise
     if fresh and options.get("connection") is None:
         # A transaction of the caller's may still be rolled back: then the claim is to lapse soon.
