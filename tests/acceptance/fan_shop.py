@@ -41,6 +41,16 @@ def looked_over(values: Iterable[int], flow: int) -> tuple[int, bool]:
 
 
 @app.task(max_retries=0)
+def fragile(flow: int, n: int) -> int:
+    """Fail for every third n until somebody has mended it."""
+    mended = (ledger.path.parent / "mended").exists()
+    ledger.record(f"fragile:{flow}:{n}")
+    if n % 3 == 0 and not mended:
+        raise ValueError("not mended", flow, n)
+    return n
+
+
+@app.task(max_retries=0)
 def bad(flow: int) -> None:
     raise ValueError("bad", flow)
 

@@ -128,6 +128,40 @@ def test_every_body_runs_for_its_whole_header_whenever_workers_are_killed(shop: 
     assert all(times == 1 for times in failed.values())
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_has_failed_runs_again_and_the_body_once_whenever_workers_are_killed(shop: Shop, seed: int) -> None:
+    chance = random.Random(seed)
+    _, doomed = shop.start(), shop.start()
+    flows = {
+        flow: chord([shop.call("fragile", flow, n) for n in range(MEMBERS)], shop.call("body", flow))()
+        for flow in range(CHORDS)
+    }
+    runs = {(f"{flow}", f"{n}") for flow in flows for n in range(MEMBERS)}
+    wait_until(lambda: {(flow, n) for flow, n in shop.noted("fragile")} == runs, timeout=120)
+    for result in flows.values():
+        assert isinstance(result.get(timeout=60, propagate=False), ValueError)
+    (shop.ledger.path.parent / "mended").touch()
+    left = list(flows.values())
+    for _ in range(KILLS):
+        wait_until(lambda worker=doomed: worker.said("is ready"), timeout=30)  # type: ignore[misc]
+        for result in left[-len(flows) // KILLS :]:
+            result.retry_failed()
+            left.remove(result)
+        # Some members are being moved, some run again, some bodies are being sent.
+        target = len(shop.noted("body")) + chance.randint(1, 3)
+        wait_until(lambda target=target: len(shop.noted("body")) >= min(target, CHORDS - len(left)), timeout=60)  # type: ignore[misc]
+        doomed.kill()
+        doomed = shop.start()
+    assert not left
+    assert {flow: result.get(timeout=120) for flow, result in flows.items()} == dict.fromkeys(
+        flows, sum(range(MEMBERS))
+    )
+    firsts = Counter(int(flow) for flow, delivery in shop.noted("body") if delivery == "1")
+    assert all(times == 1 for times in firsts.values()) and set(firsts) <= set(flows)
+    assert {int(flow) for flow, _ in shop.noted("body")} == set(flows)
+
+
 def streamed(shop: Shop) -> Canvas:
     return Group.stream(shop.call("same", n) for n in range(LARGE)) | shop.call("looked_over", 1)
 
