@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for which an app that is closed waits for the alerts that are being told.
+PATIENCE = 1.0
 #: In so many parts the time is counted: what is older than it by less than one may still count.
 PARTS = 10
 #: How often it is tried to count before others do; then it is counted here alone.
@@ -139,7 +141,7 @@ class Alerts:
     def __init__(self, app: Dray) -> None:
         self._app = app
         self.rules: list[Rule] = []
-        self._came: SimpleQueue[tuple[Rule, Event]] = SimpleQueue()
+        self._came: SimpleQueue[tuple[Rule, Event] | None] = SimpleQueue()
         #: What is counted here alone, by the rule's key.
         self._tallies: dict[str, Tally] = {}
         self._pid = 0
@@ -168,19 +170,32 @@ class Alerts:
         with self._starting:
             if self._pid != pid:
                 self._came = SimpleQueue()
-                threading.Thread(target=self._run, args=(self._came,), name="dray-alerts", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, args=(self._came,), name="dray-alerts", daemon=True)
+                self._thread.start()
                 self._pid = pid
+
+    def close(self) -> None:
+        """Have what has come looked at, and let go of the thread; it is started again when more comes."""
+        with self._starting:
+            if self._pid != os.getpid():
+                return
+            self._pid = 0
+            self._came.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(PATIENCE)
 
     # The thread
 
-    def _run(self, came: SimpleQueue[tuple[Rule, Event]]) -> None:
-        while True:
-            first = came.get()
-            some = {id(first[0]): [first]}
+    def _run(self, came: SimpleQueue[tuple[Rule, Event] | None]) -> None:
+        closed = False
+        while not closed:
+            item = came.get()
+            some: dict[int, list[tuple[Rule, Event]]] = {}
             try:
-                while True:
-                    rule, event = came.get_nowait()
-                    some.setdefault(id(rule), []).append((rule, event))
+                while item is not None:
+                    some.setdefault(id(item[0]), []).append(item)
+                    item = came.get_nowait()
+                closed = True
             except Empty:
                 pass
             for same in some.values():

@@ -257,6 +257,8 @@ class Dray:
         """Close the connections. The app can be used again; it then opens new ones."""
         if "events" in self.__dict__:
             self.events.recorder.stop()
+        if "_alerts" in self.__dict__:
+            self._alerts.close()
         if self._connections is not None and self._connections.pid == os.getpid():
             self._connections.close()
         self._connections = None

@@ -251,7 +251,7 @@ def test_events_carry_messages_without_sensitive_arguments(dray_app: Dray, dray_
     assert sent.get() == "me is in with 7 characters"
     messages = [event.message for event in ears.heard if event.message is not None]
     assert [event.type for event in ears.heard if event.message and event.message.id == sent.id] == [
-        "task-sent", "task-started", "task-succeeded"
+        "task-sent", "task-received", "task-started", "task-succeeded"
     ]  # fmt: skip
     assert messages[0].args == ("me", HIDDEN) and messages[0].kwargs == {"pin": HIDDEN}
     for message in messages:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -372,18 +373,19 @@ def test_the_message_of_a_task_that_ends_while_the_store_is_away_is_kept_until_i
         tried.append(len(ran))
         raise StoreUnavailable("away")
 
-    with app.worker():
+    with ExitStack() as stack:
         with monkeypatch.context() as patched:
             patched.setattr(store(app), "commit", away)
+            stack.enter_context(app.worker())
             wait_until(lambda: 1 in tried)
             # Killed now, the message comes back, and whoever has it then gives the claim up.
             assert app.broker.sizes(["default"])["default"]["leased"] == 1
 
-        def is_free() -> bool:
+        def is_settled() -> bool:
             clock.advance(0.1)
             return app.broker.sizes(["default"])["default"]["leased"] == 0
 
-        wait_until(is_free)
+        wait_until(is_settled)
     assert len(ran) == 1 and not task.delay(1).existing
 
 

@@ -284,16 +284,6 @@ def test_a_worker_hears_of_a_change_once_something_comes(app: Dray, clock: Manua
     assert 0 < len(began) < sent < 19
 
 
-def test_a_worker_with_claims_to_release_is_not_idle(
-    app: Dray, clock: ManualClock, looks: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(type(app.claims), "late", True)
-    with app.worker() as worker:
-        for _ in range(30):
-            pass_time(worker, clock, 1.0)
-        wait_until(lambda: len(looks) >= 6)
-
-
 def test_a_retry_needs_a_turn_of_its_own(app: Dray, clock: ManualClock) -> None:
     began: list[float] = []
 
