@@ -113,6 +113,8 @@ class History:
         self.lent_last: dict[tuple[str, str], float] = {}
         #: When a loan of a process has run out that it had, and has not again, by the same.
         self.ran_out: dict[tuple[str, str], float] = {}
+        #: Tasks of calls that a worker has refused, by their ids: one that is about to succeed elsewhere, perhaps.
+        self.refused: dict[str, str] = {}
         #: Calls that have put others in their place, one of which has their id.
         self.handed_over: set[str] = set()
         #: Until when a process cannot recognise what is done, by its name: the backend did not answer it.

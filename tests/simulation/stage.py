@@ -102,7 +102,7 @@ class Stage:
         """Play it to its end, and judge what has come of it."""
         world = self.world
         world.say("stage", str(self))
-        with stand_ins(world), _engine_talks_to(world):
+        with stand_ins(world), _engine_talks_to(self.history):
             for number in range(1, self.workers + 1):
                 self._hire(f"worker{number}", 1, Site.work_until_stopped)
             for program in self.programs:
@@ -191,21 +191,23 @@ def _plugins() -> Plugins:
 
 
 class _Listener(logging.Handler):
-    """Writes what the engine logs into the trace."""
+    """Writes what the engine logs into the trace, and into the history what workers have refused."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, history: History) -> None:
         super().__init__(logging.WARNING)
-        self._world = world
+        self._history, self._world = history, history.world
 
     def emit(self, record: logging.LogRecord) -> None:
-        actor = self._world.current
+        actor, facts = self._world.current, vars(record)
+        if facts.get("action") == "rejected":
+            self._history.refused[facts["task_id"]] = facts["task"]
         if actor is None or not actor.process.dead:
             self._world.say(actor.name if actor is not None else "?", f"says: {record.getMessage()}")
 
 
 @contextmanager
-def _engine_talks_to(world: World) -> Iterator[None]:
-    logger, handler = logging.getLogger("dray"), _Listener(world)
+def _engine_talks_to(history: History) -> Iterator[None]:
+    logger, handler = logging.getLogger("dray"), _Listener(history)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)

@@ -120,8 +120,8 @@ class Chords(Program):
                 self.complain("a group is decided once", f"{part}: {times} times")
         for number, flow in enumerate(self.flows):
             end, given = self.end_of(flow.id), self.given.get(number, [])
-            # What was buried has told so, perhaps while it was about to succeed elsewhere.
-            lost = self.stage.ends
+            # What was buried, or was to be, has told so, perhaps while it was about to succeed elsewhere.
+            lost = self.stage.ends or any(task.startswith("chords.") for task in self.history.refused.values())
             if any(values != flow.value for values in given) or (given and flow.fails):
                 self.complain("a body gets the results of its whole header", f"{flow}: {given}")
             if end.state == "SUCCESS" and end.value != flow.value:

@@ -121,6 +121,8 @@ class Unique(Program):
             # Whoever was not told that it is sent may have sent it; and a poor broker may have it twice then.
             if run.id in accepted
             and max(n for (id, _), n in copies.items() if id == run.id) == 1
+            # Nor is it one of two runs of a call that was taken for lost: what ends first gives up the claim of both.
+            and not any(_overlap(run, ended, other) for other in history.runs)
             # The claim of a call that is not known to be sent lapses.
             and ended < run.sent - BEGINNING + SENDING
         ]
@@ -176,6 +178,12 @@ class AppLocks(Program):
                 self.complain("fencing tokens grow", f"{one} and then {next_one}")
             if next_one.token == one.token and next_one.holder != one.holder:
                 self.complain("nobody has a lock that another has", f"{one} and then {next_one}")
+
+
+def _overlap(run: Run, ended: float, other: Run) -> bool:
+    """Return whether another run of the same call was there while this one was, or its message lent."""
+    there = other is not run and other.id == run.id and other.began < ended
+    return there and (other.ended is None or other.ended > run.lent)
 
 
 def _undisturbed(program: Program) -> Iterator[tuple[Run, float]]:
