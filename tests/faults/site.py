@@ -295,6 +295,10 @@ class Site:
                 f"--- {worker.log.name}{ended}",
                 *worker.log.read_text(errors="replace").splitlines()[-MOST_LINES:],
             ]
+        # What a server says when it starts again tells what it has found on its disk.
+        folder: Path | None = getattr(self.place.server, "folder", None)
+        for log in sorted(folder.glob("*.log")) if folder is not None else ():
+            told += [f"--- {log.name} of the server", *log.read_text(errors="replace").splitlines()[-MOST_LINES:]]
         return "\n".join(told)
 
     def close(self) -> None:
