@@ -227,8 +227,12 @@ class Settler:
         what = f"what it came to cannot be written: {type(error).__name__}: {error}"
         logger.error("%s[%s]: %s", job.message.task, job.message.id, what, exc_info=error)
         if job.delivery.delivery_count >= job.task.resolved.max_deliveries:
+            last = Entry(job, Ended(Rejected(what)), published=True, stored=True, told=True)
             try:
-                self._finish([Entry(job, Ended(Rejected(what)), published=True, stored=True, told=True)])
+                if job.message.claim:
+                    # Without the store it lapses by itself, late: better than a call that comes back for ever.
+                    self._release([last])
+                self._finish([last])
             except Exception:
                 logger.exception("%s[%s] cannot be buried either", job.message.task, job.message.id)
         self._settled([job])

@@ -389,6 +389,23 @@ def test_the_message_of_a_task_that_ends_while_the_store_is_away_is_kept_until_i
     assert len(ran) == 1 and not task.delay(1).existing
 
 
+def test_a_call_of_which_the_result_can_never_be_written_is_buried_and_keeps_nobody_out(
+    app: Dray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, _ = task_on(app, unique=True, max_deliveries=1)
+
+    def refuse(*_: Any) -> Any:
+        raise ValueError("no record of this kind")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(app.backend, "store", refuse)
+        task.delay(1)
+        work(app)
+    (letter,) = app.broker.dead("default", 10)
+    assert "what it came to cannot be written: ValueError: no record of this kind" in letter.reason
+    assert not task.delay(1).existing
+
+
 def test_a_call_whose_claim_has_lapsed_claims_anew_when_it_begins(
     app: Dray, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
