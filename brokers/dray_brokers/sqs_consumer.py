@@ -19,7 +19,7 @@ from dray import BrokerError, BrokerUnavailable, Clock, Consumer, Delivery
 from .sqs_client import SqsClient, SqsOptions
 from .sqs_errors import OVER
 from .sqs_queues import SqsQueues
-from .sqs_receiver import Receiver
+from .sqs_receiver import Receiver, lent_before
 from .sqs_wire import MOST_IN_BATCH, MOST_LOAN, read
 
 logger = logging.getLogger("dray.sqs")
@@ -119,7 +119,8 @@ class SqsConsumer(Consumer):
             if wait > 0 and taken:
                 # What is still wanted is polled for while the caller works on what is there.
                 self._want(names, 0, end)
-                self._want(going_on, limit - len(taken), end)
+                if not lent_before(taken):
+                    self._want(going_on, limit - len(taken), end)
             self._lent.update((delivery.receipt, delivery) for delivery in taken)
         return taken
 

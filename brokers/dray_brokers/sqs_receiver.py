@@ -179,6 +179,8 @@ class Receiver:
             late, now = came if self._closed else (), self._clock.monotonic()
             if not self._closed:
                 self._came.extend((now, delivery) for delivery in came)
+            if lent_before(came):
+                self._wanted = 0
             if busy and self._threads < self._most_threads and self._open_wish():
                 self._start()
             goes_on = busy or self._threads == 1
@@ -199,6 +201,15 @@ class Receiver:
             self._give_back(deliveries)
         except BrokerError as error:
             logger.debug("%d message(s) not given back, their loans run out: %s", len(deliveries), error)
+
+
+def lent_before(deliveries: Sequence[Delivery]) -> bool:
+    """Whether one may be what its workers die of.
+
+    Whoever takes it may want nothing beside it; what came all the same would go back, and would be charged for that.
+    So no more is polled for before they have looked at it and ask again.
+    """
+    return any(delivery.delivery_count > 1 for delivery in deliveries)
 
 
 #: Receivers that were closed while polls were under way, by the process that has their threads.

@@ -221,6 +221,20 @@ def test_what_nobody_comes_for_goes_back_at_once(sqs: Opened) -> None:
     assert ids(busy.receive(1, 15.0)) == ["a"]
 
 
+def test_beside_what_was_lent_before_nothing_is_polled_for_that_would_have_to_go_back_charged(sqs: Opened) -> None:
+    sqs.send(*(f"m{n}" for n in range(40)))
+    dying = sqs.broker.consumer(["q"], LONG)
+    borrowed: list[Delivery] = []
+    wait_until(lambda: len(borrowed) == 40 or borrowed.extend(dying.receive(40, 0.2)), 15.0)
+    wary = sqs.broker.consumer(["q"], LONG)
+    assert wary.receive(100, 0.5) == []
+    dying.requeue(borrowed, 1)
+    came = list(wary.receive(100, 15.0))
+    # Whoever comes while the first one thinks about what it has got.
+    others = sqs.take(40 - len(came))
+    assert {each.delivery_count for each in [*came, *others]} == {2}
+
+
 def test_what_a_poll_brings_to_a_closed_consumer_goes_back_at_once(sqs: Opened) -> None:
     leaving = sqs.broker.consumer(["q"], LONG)
     assert leaving.receive(5, 0.3) == []

@@ -47,7 +47,7 @@ def held(site: Site, pool: str) -> str:
 
 @pytest.mark.timeout(180)
 @pytest.mark.fault("F15", "SIGSTOP for three leases, then SIGCONT", quick=("redis",))
-@pytest.mark.parametrize("pool", ["threads", "processes"])
+@pytest.mark.parametrize("pool", ["threads", "processes", "gevent"])
 def test_a_thawed_worker_neither_writes_nor_starts_what_others_have_done(site: Site, seed: int, pool: str) -> None:
     if site.place.name == "rabbitmq":
         site.environment["DRAY_BROKER_URL"] += HEARTBEAT

@@ -11,7 +11,7 @@ from dray.testing.faults import wait_until
 
 from .site import LEASE, Site, descendants, id_of, kill, lives, pause
 
-POOLS = pytest.mark.parametrize("pool", ["threads", "processes"])
+POOLS = pytest.mark.parametrize("pool", ["threads", "processes", "gevent"])
 #: Seconds in which a parent replaces a child, and in which children notice that their parent is gone.
 SOON = 2.0
 #: Kills in a quick run.

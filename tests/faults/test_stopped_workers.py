@@ -19,7 +19,7 @@ GRACE, BEYOND = 25.0, 5.0
 
 
 @pytest.mark.fault("F5", "SIGTERM while short tasks run", quick=("redis",))
-@pytest.mark.parametrize("pool", ["threads", "processes"])
+@pytest.mark.parametrize("pool", ["threads", "processes", "gevent"])
 def test_short_tasks_end_and_none_runs_twice(site: Site, seed: int, pool: str) -> None:
     site.environment.pop("DRAY_WORKER_LEASE")
     for n in range(300):
@@ -61,7 +61,7 @@ def test_the_second_signal_ends_the_worker_and_charges_nothing(site: Site, seed:
 
 
 @pytest.mark.fault("F6", "SIGTERM while tasks run that outlast the grace of 25 s", quick=())
-@pytest.mark.parametrize("pool", ["threads", "processes"])
+@pytest.mark.parametrize("pool", ["threads", "processes", "gevent"])
 def test_what_outlasts_the_grace_is_there_for_others_at_once(site: Site, pool: str) -> None:
     site.environment.pop("DRAY_WORKER_LEASE")
     for n in range(10):
