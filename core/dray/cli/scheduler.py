@@ -9,7 +9,8 @@ import click
 from .celery_options import scheduler_options
 from .command import command, option
 from .exits import FAILURE, MEANINGS, OK, TAKEN, USAGE
-from .option_values import mode, names, seconds
+from .option_values import seconds
+from .service_options import include_option, log_options, name_option, process_options
 from .session import Session
 
 
@@ -28,25 +29,8 @@ from .session import Session
         ("dray -A shop.tasks beat -l info", "the same, under Celery's name"),
     ],
 )
-@option(
-    "-l",
-    "--loglevel",
-    "level",
-    metavar="LEVEL",
-    type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
-    help="Log lines of this level and above: debug, info, warning, error or critical.",
-    default_text="info",
-    also=["--log-level"],
-)
-@option("--json", "as_json", is_flag=True, help="Log one JSON object per line.")
-@option("-f", "--logfile", metavar="PATH", help="Log to this file; it is opened anew when it is moved away.")
-@option(
-    "-n",
-    "--name",
-    metavar="NAME",
-    help="The scheduler's name; %h in it stands for the host, %i for the process id.",
-    default_text="APP-PID@%h",
-)
+@log_options(banner=False)
+@name_option("scheduler")
 @option(
     "--max-interval",
     metavar="SECONDS",
@@ -54,12 +38,8 @@ from .session import Session
     help="Look so often for schedules that have changed.",
     default_text="5",
 )
-@option("-I", "--include", metavar="MODULES", multiple=True, callback=names, help="More modules with tasks, to import.")
-@option("-D", "--detach", is_flag=True, help="Go into the background, once the scheduler has started.")
-@option("--pidfile", metavar="PATH", help="Write the process id there; %n stands for the name, %h the host.")
-@option("--uid", metavar="USER", help="Run as this user: a name or number. For root.")
-@option("--gid", metavar="GROUP", help="Run as this group.", default_text="the user's own")
-@option("--umask", metavar="MODE", callback=mode, help="The rights that new files do not get, like 027.")
+@include_option
+@process_options("scheduler")
 @option("--check", is_flag=True, help="Import the app, read its schedules, and end: would a scheduler start?")
 @scheduler_options
 @click.pass_context

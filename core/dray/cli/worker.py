@@ -9,7 +9,8 @@ import click
 from .celery_options import celery_options
 from .command import command, option
 from .exits import FAILURE, INTERRUPTED, MEANINGS, OK, TAKEN, UNREACHABLE, USAGE
-from .option_values import mode, names, seconds, size
+from .option_values import names, seconds, size
+from .service_options import include_option, log_options, name_option, process_options
 from .session import Session
 
 #: The options that set a setting, and say nothing else.
@@ -146,28 +147,9 @@ def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
     help="Messages held per task that can run at once; 0: no limit.",
     default_text="as many as a moment's work",
 )
-@option(
-    "-l",
-    "--loglevel",
-    "level",
-    metavar="LEVEL",
-    type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
-    help="Log lines of this level and above: debug, info, warning, error or critical.",
-    default_text="info",
-    also=["--log-level"],
-)
-@option("--json", "as_json", is_flag=True, help="Log one JSON object per line, and print no banner.")
-@option("-f", "--logfile", metavar="PATH", help="Log to this file; it is opened anew when it is moved away.")
-@option(
-    "-n",
-    "--name",
-    "name",
-    metavar="NAME",
-    help="The worker's name; %h in it stands for the host, %i for the process id.",
-    default_text="APP-PID@%h",
-    also=["--hostname"],
-)
-@option("-I", "--include", metavar="MODULES", multiple=True, callback=names, help="More modules with tasks, to import.")
+@log_options(banner=True)
+@name_option("worker", also=["--hostname"])
+@include_option
 @option("-B", "--beat", is_flag=True, help="Send tasks on their schedules too, as `dray scheduler` does.")
 @option("--burst", is_flag=True, help="End when nothing is left that is due.")
 @option("--max-tasks", metavar="N", type=click.IntRange(min=1), help="End when about so many messages were taken.")
@@ -198,11 +180,7 @@ def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
     also=["--task-events"],
 )
 @option("--heartbeat-file", metavar="PATH", help="Write every other second how it is, for `dray healthcheck`.")
-@option("-D", "--detach", is_flag=True, help="Go into the background, once the worker has started.")
-@option("--pidfile", metavar="PATH", help="Write the process id there; %n stands for the worker's name, %h the host.")
-@option("--uid", metavar="USER", help="Run as this user: a name or number. For root.")
-@option("--gid", metavar="GROUP", help="Run as this group.", default_text="the user's own")
-@option("--umask", metavar="MODE", callback=mode, help="The rights that new files do not get, like 027.")
+@process_options("worker")
 @option("--check", is_flag=True, help="Import the app, read the settings, and end: would a worker start?")
 @celery_options
 @click.pass_context
