@@ -64,6 +64,15 @@ def member_id(fan: str, index: int, place: int = 0) -> str:
     return f"{fan}.{index}-{place}" if place else f"{fan}.{index}"
 
 
+def errbacks(own: Line, then: Line) -> Line:
+    """Return what is called when a fan fails: its own error callbacks, and those of the call that it is for.
+
+    What both have is called once: `chord(...).on_error(alert.s())` gives it to both.
+    """
+    body = then[0].link_error if then else ()
+    return (*own, *(step for step in body if step not in own))
+
+
 def creation(id: str, fan: Fan, total: int | None, now: float, ttl: float, waits: bool) -> list[Change]:
     """Return what makes a fan; making it once more changes nothing. `total` is None while more members may come.
 

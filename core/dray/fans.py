@@ -33,6 +33,7 @@ from .fan_records import (
     START,
     Fan,
     encode,
+    errbacks,
     fan_in,
     member_id,
     page_in,
@@ -281,7 +282,7 @@ class Fans:
                 self._call(
                     fan, (step,), f"{id}-e{n}{round}", FAILURE_GIVEN, front=errback_front(step, failed, cause.failure)
                 )
-                for n, step in enumerate(fan.link_error)
+                for n, step in enumerate(errbacks(fan.link_error, fan.then))
             )
         if fan.cancel_rest and not quiet:
             self.cancel(id)

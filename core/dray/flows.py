@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import states
-from .builtin_tasks import AFTER, COLLECT, install
+from .builtin_tasks import AFTER, COLLECT
 from .canvas import Canvas, Chain, Group, Signature, steps
 from .context import TRACE_HEADERS, current
+from .eager_flows import run as run_here
 from .errors import ArgumentsError, BackendUnavailable, NotSupported, TaskOptionError
 from .fan_records import Fan, creation, member_id, pages
 from .fan_results import PAGE, part
@@ -50,7 +51,7 @@ def send(canvas: Canvas, id: str | None = None) -> Any:
     """Send a canvas; return the handle on its end."""
     app = canvas.app
     if app.conf.task_always_eager:
-        return eagerly(app, canvas)
+        return run_here(app, canvas)
     flow = call_id("flow", id) if id is not None else app.new_id()
     items = flat(canvas)
     if id is not None and _sent(app, flow):
@@ -308,7 +309,7 @@ def send_after(call: Signature, depends_on: Any, allow_failure: bool) -> AsyncRe
     app.backend_for_reading()
     call = call.set(immutable=True)
     if app.conf.task_always_eager:
-        return eagerly(app, call)  # type: ignore[no-any-return]  # what was sent before has ended
+        return run_here(app, call)  # type: ignore[no-any-return]  # what was sent before has ended
     first = Signature(AFTER, (ids, allow_failure), app=app, immutable=True).set(queue=call.options.get("queue"))
     return Chain(first, call).apply_async()  # type: ignore[no-any-return]
 
@@ -322,28 +323,6 @@ def join(app: Dray, fan: str, call: Signature, link_error: Line = ()) -> AsyncRe
     made = made.but(fan=fan, index=number, link_error=(*made.link_error, *link_error))
     app.sender.publish([made], writer, call.options)
     return AsyncResult(id, app)
-
-
-def eagerly(app: Dray, canvas: Canvas, args: tuple[Any, ...] = ()) -> Any:
-    """Run a canvas here and now; return the handle on its end, which is there already."""
-    install(app)
-    if isinstance(canvas, Signature):
-        call = canvas.clone(args)
-        return app.tasks[call.task].apply(call.args, call.kwargs, **call.options)
-    if isinstance(canvas, Group):
-        results = [eagerly(app, member, args) for member in canvas.tasks]
-        made = GroupResult(app.new_id(), results, app)
-        for callback in canvas.callbacks if made.successful() else ():
-            eagerly(app, callback, (made.get(propagate=False),))
-        return made
-    found: Any = None
-    for item in flat(canvas):
-        before, front = found, args if found is None else (found.get(),) if found.successful() else None
-        if front is None:
-            break  # what comes after a failure has failed with it
-        found = eagerly(app, item, front)
-        found.parent = before
-    return found
 
 
 def _sent(app: Dray, flow: str) -> bool:

@@ -391,7 +391,7 @@ def test_messages_of_a_chord_do_not_grow_with_it(shop: Shop, dray_worker: Driver
 # When members fail
 
 
-def test_a_failed_member_fails_the_body_with_its_error_and_calls_the_error_callback_once(
+def test_a_failed_member_fails_the_body_with_its_error_and_calls_each_error_callback_once(
     shop: Shop, dray_worker: Driver
 ) -> None:
     header = [shop.add.s(1), shop.fail.s(1), shop.fail.s(2)]
@@ -400,8 +400,9 @@ def test_a_failed_member_fails_the_body_with_its_error_and_calls_the_error_callb
     with pytest.raises(ValueError, match="no"):
         result.get()
     assert shop.ran == []
-    assert [args[1:] for args in shop.noted] == [("chord",)]
-    assert shop.app.AsyncResult(shop.noted[0][0]).failed()
+    # That of the body too, as in Celery, whose way it is to be told of a chord.
+    assert sorted(args[1:] for args in shop.noted) == [("body",), ("chord",)]
+    assert all(shop.app.AsyncResult(id).failed() for id, _ in shop.noted)
 
 
 def test_what_comes_after_the_body_has_failed_with_the_header_too(shop: Shop, dray_worker: Driver) -> None:
@@ -439,6 +440,41 @@ def test_a_policy_says_what_becomes_of_the_group(shop: Shop, dray_worker: Driver
         assert all(isinstance(each, Ending) for each in got)
         got = [each.value if each.ok else type(each.error).__name__ for each in got]
     assert got == expected
+
+
+@pytest.mark.dray(task_always_eager=True)
+@pytest.mark.parametrize(
+    "policy, expected",
+    [("ignore", [1, 3]), (0.5, [1, 3]), ("wait", None), ("fail_fast", None)],
+    ids=str,
+)
+def test_here_and_now_a_policy_says_the_same(shop: Shop, policy: Any, expected: Any) -> None:
+    header = group([shop.odd.s(1), shop.odd.s(2), shop.odd.s(3)], on_error=policy)
+    result = chord(header, shop.note.s().on_error(shop.note.s("body"))).on_error(shop.note.s("chord"))()
+    if expected is None:
+        assert result.failed()
+        assert [args[1:] for args in shop.noted] == [("chord",), ("body",)]
+        assert shop.noted[0][0] == result.results[1].id
+        return
+    assert shop.noted == [(expected,)]
+
+
+@pytest.mark.dray(task_always_eager=True)
+def test_here_and_now_there_is_no_collecting_of_errors_for_a_body_and_that_is_said(shop: Shop) -> None:
+    group([shop.odd.s(1), shop.odd.s(2)], on_error="collect")()
+    assert chord(group([shop.odd.s(1)], on_error="collect"), shop.note.s())().successful()
+    with pytest.raises(NotSupported, match=r"gets exceptions, and those come from a store only: run it with a worker"):
+        chord(group([shop.odd.s(1), shop.odd.s(2)], on_error="collect"), shop.note.s())()
+
+
+@pytest.mark.dray(task_always_eager=True)
+def test_here_and_now_an_error_callback_of_both_parts_of_a_chord_is_called_once(shop: Shop) -> None:
+    told: list[Any] = []
+    shop.app.task(name="alert")(lambda request, exc, traceback: told.append((request.task, str(exc), traceback)))
+    chord([shop.add.s(1), shop.fail.s(2)], shop.total.s()).on_error(shop.app.tasks["alert"].s())()
+    ((task, error, traceback),) = told
+    assert (task, error) == ("fail", "('no', 2)")
+    assert "in fail" in traceback
 
 
 def test_fail_fast_fails_before_the_others_have_ended(shop: Shop, dray_worker: Driver) -> None:
