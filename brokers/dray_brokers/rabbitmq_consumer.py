@@ -31,6 +31,8 @@ logger = logging.getLogger("dray.rabbitmq")
 HOLD = 0.1
 #: Seconds that a message is kept away for each time after the first that it was lost with its worker, and the most.
 PAUSE, LONGEST_PAUSE = 1.0, 10.0
+#: Most copies that are put back before what they are copies of is acked: killed in between, so many are there twice.
+COPIES = 20
 _numbers = itertools.count(1)
 
 
@@ -42,6 +44,14 @@ class Copy(NamedTuple):
     arrival: Arrival
     #: How often it has been handed out.
     handed_out: int
+
+
+class PutBack(NamedTuple):
+    """What became of copies: which were refused, how many there was an answer for, and why there was none for more."""
+
+    refused: set[int]
+    answered: int
+    error: BrokerError | None = None
 
 
 class RabbitConsumer(Consumer):
@@ -132,13 +142,12 @@ class RabbitConsumer(Consumer):
         for queue, arrival in lost:
             count = deliveries(arrival) + lost_deliveries(arrival)
             copies.append(Copy(queue, min(PAUSE * (count - 1), LONGEST_PAUSE), arrival, count))
-        try:
-            refused = self._put(copies)
-        except BrokerError as error:
+        refused, answered, error = self._put(copies)
+        if error is not None:
             if self._intake.lost is not None:
-                raise
-            logger.warning("%d redelivered message(s) stay where they are: %s", len(lost), error)
-            refused = set(range(len(lost)))
+                raise error
+            logger.warning("%d redelivered message(s) stay where they are: %s", len(lost) - answered, error)
+            refused |= set(range(answered, len(lost)))
         # There is no room at the back, or nothing can be published now: the count is told, though not kept.
         return [self._hand_over(copies[n].queue, copies[n].arrival, copies[n].handed_out + 1) for n in sorted(refused)]
 
@@ -148,8 +157,10 @@ class RabbitConsumer(Consumer):
         """Give back what was pushed, when `receive` is not called for a while."""
         while not self._closed.wait(HOLD):
             with self._turn:
-                idle = self._clock.monotonic() - self._last_asked
-                if idle < HOLD or self._intake.lost is not None or self._closed.is_set():
+                if self._intake.lost is not None or self._closed.is_set():
+                    # Lost, it is of no use to anybody: the engine opens another one, and forgets it.
+                    return
+                if self._clock.monotonic() - self._last_asked < HOLD:
                     continue
                 try:
                     self._let_go(self._intake.queues_not_asked)
@@ -167,20 +178,27 @@ class RabbitConsumer(Consumer):
             for arrival in self._intake.take(queue, 1 << 30):
                 count = deliveries(arrival) + (lost_deliveries(arrival) if arrival.redelivered else 0)
                 copies.append(Copy(queue, 0.0, arrival, count))
-        if copies:
-            try:
-                refused = self._put(copies)
-            except BrokerUnavailable:
-                refused = set(range(len(copies)))
-            self._intake.give_back([copies[n].arrival.tag for n in refused])
+        refused, answered, error = self._put(copies)
+        if error is not None:
+            refused |= set(range(answered, len(copies)))
+        self._intake.give_back([copies[n].arrival.tag for n in refused])
+        if error is not None and not isinstance(error, BrokerUnavailable):
+            raise error
 
-    def _put(self, copies: Sequence[Copy]) -> set[int]:
-        """Publish copies, and then ack what they are copies of; return the numbers of those that were refused."""
-        posts = [self._post(copy) for copy in copies]
-        needed = sorted({copy.queue for copy in copies if copy.delay > 0 and copy.queue not in self._own})
-        refused = set(self._broker.put(posts, needed, any(copy.delay > 0 for copy in copies)))
-        self._intake.ack([copy.arrival.tag for n, copy in enumerate(copies) if n not in refused])
-        return refused
+    def _put(self, copies: Sequence[Copy]) -> PutBack:
+        """Publish copies, and then ack what they are copies of, a few at a time."""
+        refused: set[int] = set()
+        for start in range(0, len(copies), COPIES):
+            part = dict(enumerate(copies[start : start + COPIES], start))
+            posts = [self._post(copy) for copy in part.values()]
+            needed = sorted({copy.queue for copy in part.values() if copy.delay > 0 and copy.queue not in self._own})
+            try:
+                fates = self._broker.put(posts, needed, any(copy.delay > 0 for copy in part.values()))
+            except BrokerError as error:
+                return PutBack(refused, start, error)
+            refused |= {start + n for n in fates}
+            self._intake.ack([copy.arrival.tag for n, copy in part.items() if n not in refused])
+        return PutBack(refused, len(copies))
 
     def _post(self, copy: Copy) -> Post:
         properties = copied(copy.arrival.properties, copy.handed_out)
@@ -226,16 +244,13 @@ class RabbitConsumer(Consumer):
 
     def _replace(self, held: Sequence[tuple[Delivery, Arrival]], copies: Sequence[Copy]) -> None:
         """Put copies in the place of loans. Killed after the first step, both are there: it can run twice."""
-        if not copies:
-            return
-        try:
-            refused = self._put(copies)
-        except BrokerError:
-            # Still ours: the engine tries again.
-            self._held.update((arrival.tag, arrival) for _, arrival in held)
-            raise
+        refused, answered, error = self._put(copies)
         # Its queue is full: RabbitMQ's own way back does not ask for room, but leads to the head, and is counted.
         self._intake.give_back([copies[n].arrival.tag for n in refused])
+        if error is not None:
+            # Still ours: the engine tries again.
+            self._held.update((arrival.tag, arrival) for _, arrival in held[answered:])
+            raise error
 
     def close(self) -> None:
         self._closed.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -151,6 +152,33 @@ def test_killed_between_the_copy_and_the_ack_there_are_two_and_never_none(
     both = take(broker.consumer(["q"], 30), 2)
     assert [(each.id, each.delivery_count) for each in both] == [("a", 2), ("a", 2)]
     other.close()
+
+
+def test_copies_are_put_back_a_few_at_a_time_and_those_that_could_not_be_stay_ours(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"m{n:02}" for n in range(50)]
+    broker.publish([envelope(name) for name in names])
+    consumer = broker.consumer(["q"], 30)
+    held = take(consumer, 50)
+    put, sizes = broker.put, list[int]()
+
+    def fail_the_second_time(posts: Any, *others: Any) -> Any:
+        sizes.append(len(posts))
+        if len(sizes) == 2:
+            raise BrokerUnavailable("no answer")
+        return put(posts, *others)
+
+    monkeypatch.setattr(broker, "put", fail_the_second_time)
+    with pytest.raises(BrokerUnavailable, match="no answer"):
+        consumer.release(held)
+    # The engine asks again for all of it; what was done is over, and nothing of the rest was.
+    over = consumer.release(held)
+    assert len(over) == sizes[0] == 20
+    assert sizes == [20, 20, 20, 10]
+    again = take(broker.consumer(["q"], 30), 50)
+    assert sorted(ids(again)) == names
+    assert {each.delivery_count for each in again} == {1}
 
 
 def test_what_was_never_handed_over_is_not_counted(broker: RabbitBroker) -> None:
@@ -352,6 +380,28 @@ def test_what_is_put_into_a_new_queue_outlives_the_server_because_the_queue_does
     broker.close()
 
 
+def test_a_new_quorum_queue_answers_after_the_server_was_killed_at_once(durable_rabbitmq: Any) -> None:
+    """Those that its list of quorum queues does not name yet are there after that, and never answer.
+
+    Left to itself, the server writes that list a second later.
+    """
+    listed = durable_rabbitmq.folder / "mnesia" / "dray@localhost" / "quorum" / "dray@localhost" / "names.dets"
+    broker = rabbit(durable_rabbitmq, queue_type="quorum")
+    broker.open()
+    for n in range(10):
+        broker.publish([envelope(f"m{n}", f"q{n}")])
+        assert f"_{broker.topology.name(f'q{n}')}".encode() in listed.read_bytes()
+    broker.publish([envelope("now", "last"), envelope("later", "last", delay=1.3)])
+    steps = [f"{broker.topology.ladder}.{step:02}".encode() for step in range(20)]
+    assert [step for step in steps if step not in listed.read_bytes()] == []
+    durable_rabbitmq.kill()
+    durable_rabbitmq.start()
+    broker.close()
+    broker.open()
+    assert ids(take(broker.consumer(["last"], 30), 2)) == ["now", "later"]
+    broker.close()
+
+
 def test_a_full_queue_is_told_in_words_and_by_id(broker: RabbitBroker) -> None:
     broker.declare([Queue(name="small", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})])
     broker.publish([envelope("fits", "small"), envelope("elsewhere", "q")])
@@ -528,6 +578,25 @@ def test_what_comes_to_a_busy_consumer_that_has_no_room_goes_to_another_uncounte
     (delivery,) = take(broker.consumer(["urgent"], 30))
     assert (delivery.id, delivery.delivery_count) == ("now", 1)
     busy.close()
+
+
+def test_of_a_consumer_that_was_lost_and_forgotten_no_thread_is_left(broker: RabbitBroker) -> None:
+    def guards() -> int:
+        return sum(thread.name == "dray-rabbitmq-guard" for thread in threading.enumerate())
+
+    before = guards()
+    for _ in range(3):
+        consumer = broker.consumer(["urgent", "q"], 30)
+
+        def leaves_an_open_consumer() -> bool:
+            # As it does who comes back soon, which a busy machine may be too slow for.
+            broker.publish([envelope(uuid4().hex)])
+            return bool(consumer.receive(1, 1.0)) and guards() > before  # noqa: B023
+
+        wait_until(leaves_an_open_consumer, PATIENCE)
+        cut_connections(broker)
+        wait_until(lambda: guards() == before, PATIENCE)
+        broker.open()
 
 
 def test_a_message_of_celerys_comes_out_whole_to_be_buried(broker: RabbitBroker) -> None:

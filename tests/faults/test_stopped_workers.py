@@ -32,7 +32,8 @@ def test_short_tasks_end_and_none_runs_twice(site: Site, seed: int, pool: str) -
         assert worker.ended() == 0
         longest = max(longest, SYSTEM_CLOCK.monotonic() - site.runs.lines()[-1].at)
         assert not site.runs.running()
-    site.worker("--pool", pool)
+    # Not one that is told to stop before it has begun to listen: there may be nothing left for it.
+    site.ready_worker("--pool", pool)
     # Well under a lease: nothing was left to wait for.
     site.settled(20)
     site.account(longest, within=SOON)
