@@ -321,9 +321,9 @@ class Topology:
             )
             session.ask("queue_delete", f"deleting {name}", queue=name)
         except BrokerError as error:
-            if reply(error.__cause__ or error)[0] != REFUSED:
+            if not (session.link.is_open and reply(error.__cause__ or error)[0]):
                 raise
-            # This user may create queues of certain names only.
+            # Refused: this user may create queues of certain names only, or the virtual host takes no more of them.
             logger.debug("%s: not made sure at once that what was declared survives a crash: %s", self.url, error)
             session.renew()
 
@@ -357,7 +357,7 @@ class Topology:
             return session.ask(verb, f"declaring the {what} {name}", **named, **arguments)
         except BrokerError as error:
             code, text = reply(error.__cause__ or error)
-            if code == DIFFERENT:
+            if code == DIFFERENT and "inequivalent" in text:
                 raise Different(f"{self.url}: {_told_apart(what, name, text)}", text) from error
             if code != REFUSED:
                 raise

@@ -14,6 +14,8 @@ from .site import LEASE, Site, Worker, descendants, pause
 
 #: RabbitMQ has no leases: a silent client is dead after two of its heartbeats. The default is 60 s.
 HEARTBEAT = "?heartbeat=3"
+#: How many may have been let through when the worker was stopped, and not have written that they have begun.
+SLIPPED = 1
 
 
 @pytest.mark.timeout(180)
@@ -68,11 +70,11 @@ def test_a_thawed_worker_neither_writes_nor_starts_what_others_have_done(site: S
     site.settled(30)
     old = {f"{id}/0" for id in ids}
     again = [line for line in site.runs.lines() if line.what == "begin" and line.run in old and line.at > thawed]
-    assert not again
+    assert len(again) <= SLIPPED, again
     assert {f"{id}/0" for id in after} <= site.runs.ended().keys()
     # What had ended and was not acked when it froze runs again as well.
     doubtful = {line.run for line in site.runs.lines() if stopped - 0.5 <= line.at <= stopped} & before.keys()
-    site.account(seconds, may_repeat=interrupted | doubtful)
+    site.account(seconds, may_repeat=interrupted | doubtful | {line.run for line in again})
 
 
 def freeze(worker: Worker, number: signal.Signals) -> None:

@@ -23,6 +23,8 @@ DEFAULT_LEASE = 30.0
 SHORT = 1.0
 #: Threads and connections that a pool may have more of at one time than at another.
 SOME = 8
+#: How many messages may come with answers that were lost three times: they come ten at a time.
+UNLUCKY = 10
 #: Seconds for which resets go on.
 BAD_TIMES = 15.0
 #: Most commands of one life that are cut, one life each; and how many of them in a quick run.
@@ -174,8 +176,14 @@ def test_resets_lose_nothing(site: Site, seed: int, proxy: Proxy) -> None:
     assert proxy.reset
     no_leak(proxy, worker, before)
     assert worker.alive
+    note, buried = f"{proxy.reset} resets", set[str]()
+    if site.place.name == "sqs":
+        # What SQS says it has lent is charged, whether the answer comes or not. Three times is once in some thousands.
+        buried = {id for id, reason in site.buried().items() if "delivered 4 times without an end" in reason}
+        assert len(buried) <= UNLUCKY, f"buried: {sorted(buried)}"
+        note += f", {len(buried)} buried" if buried else ""
     # Each may bring back what ran at that moment, and what had ended and was not acked.
-    site.account(seconds, may_repeat=20 * proxy.reset, within=2 * DEFAULT_LEASE, note=f"{proxy.reset} resets")
+    site.account(seconds, may_repeat=20 * proxy.reset, within=2 * DEFAULT_LEASE, may_be_buried=buried, note=note)
 
 
 @pytest.mark.timeout(300)
