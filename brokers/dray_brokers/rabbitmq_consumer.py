@@ -32,7 +32,7 @@ HOLD = 0.1
 #: Seconds that a message is kept away for each time after the first that it was lost with its worker, and the most.
 PAUSE, LONGEST_PAUSE = 1.0, 10.0
 #: Most copies that are put back before what they are copies of is acked: killed in between, so many are there twice.
-COPIES = 20
+COPIES = 100
 _numbers = itertools.count(1)
 
 

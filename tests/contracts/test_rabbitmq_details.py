@@ -157,10 +157,10 @@ def test_killed_between_the_copy_and_the_ack_there_are_two_and_never_none(
 def test_copies_are_put_back_a_few_at_a_time_and_those_that_could_not_be_stay_ours(
     broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"m{n:02}" for n in range(50)]
+    names = [f"m{n:03}" for n in range(250)]
     broker.publish([envelope(name) for name in names])
     consumer = broker.consumer(["q"], 30)
-    held = take(consumer, 50)
+    held = take(consumer, 250)
     put, sizes = broker.put, list[int]()
 
     def fail_the_second_time(posts: Any, *others: Any) -> Any:
@@ -174,9 +174,9 @@ def test_copies_are_put_back_a_few_at_a_time_and_those_that_could_not_be_stay_ou
         consumer.release(held)
     # The engine asks again for all of it; what was done is over, and nothing of the rest was.
     over = consumer.release(held)
-    assert len(over) == sizes[0] == 20
-    assert sizes == [20, 20, 20, 10]
-    again = take(broker.consumer(["q"], 30), 50)
+    assert len(over) == sizes[0] == 100
+    assert sizes == [100, 100, 100, 50]
+    again = take(broker.consumer(["q"], 30), 250)
     assert sorted(ids(again)) == names
     assert {each.delivery_count for each in again} == {1}
 

@@ -26,7 +26,7 @@ DURABLE = ("redis", "rabbitmq", "postgresql")
 #: Those that can only put a copy in the place of a message, and then remove it: killed in between, there are two of it.
 COPYING = ("rabbitmq", "sqs")
 #: How many messages a kill may leave behind twice, in the mean, there.
-TWINS = 5
+TWINS = 10
 #: Those that lend without being asked in that moment, to whoever has a consumer or a long poll open, dead or alive.
 PUSHING = ("rabbitmq", "sqs")
 
