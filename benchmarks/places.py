@@ -28,9 +28,9 @@ class Place(NamedTuple):
     meters: tuple[type[Meter], ...] = ()
     #: Tells how many bytes all that is kept takes, where that can be known.
     weigh: Callable[[Spot], float] | None = None
-    #: Seconds after its start that an idle worker takes to settle down, and for which it is watched at least. On SQS
-    #: its polls become longer and longer, up to 20 s.
-    settles: float = 0.5
+    #: Seconds after its start that an idle worker takes to settle down, and for which it is watched at least. A second
+    #: after its start it opens the store, and on SQS its polls become longer and longer, up to 20 s.
+    settles: float = 5.0
 
     @property
     def between_processes(self) -> bool:

@@ -12,6 +12,8 @@ CAVEAT = (
     "The worker alone in a process with one queue, after some time to settle down. There is no limit but zero. What is "
     "counted is what it asks for while nothing comes, renewals and looks for lost messages included."
 )
+#: Seconds that may be spent on it in every round.
+LONG = 10.0
 
 
 def at_rest(ground: Ground) -> Measure:
@@ -32,4 +34,4 @@ def at_rest(ground: Ground) -> Measure:
             return {"load": Sample(100 * (after.seconds - before.seconds) / took), **traffic}
 
     figures = (Figure("load", "% CPU", REST), *ground.traffic("per s"))
-    return Measure("idle worker", ground.name, figures, {OURS: trial}, CAVEAT, once=settles > idle)
+    return Measure("idle worker", ground.name, figures, {OURS: trial}, CAVEAT, once=settles > LONG)

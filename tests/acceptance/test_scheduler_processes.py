@@ -78,7 +78,13 @@ class Site:
     def wait_until_all_have_run(self) -> None:
         with Dray("reader", set_as_current=False, broker=self.environment["DRAY_BROKER_URL"]) as app:
             queue = self.environment["DRAY_TASK_DEFAULT_QUEUE"]
-            wait_until(lambda: not any(app.broker.sizes([queue])[queue].values()), timeout=30, look=0.05)
+            try:
+                # Longer than a lease: on a machine that stands still meanwhile, that is what brings a message back.
+                wait_until(lambda: not any(app.broker.sizes([queue])[queue].values()), timeout=75, look=0.05)
+            except AssertionError:
+                left = [*app.broker.peek(queue, 10), *app.broker.dead(queue, 10)]
+                ended = [process.poll() for process in self.processes]
+                raise AssertionError(f"{app.broker.sizes([queue])} {ended} {left}\n{self.said()}") from None
 
     def close(self) -> None:
         for process in self.processes:
