@@ -38,6 +38,8 @@ from .postgres_connection import PostgresServer, Rows
 LARGEST_BODY = 64 * 1024 * 1024
 #: Most bytes of bodies one statement publishes, unless one body alone is larger.
 PUBLISH_BYTES = 16 * 1024 * 1024
+#: Most bytes of bodies one fetch brings, unless one body alone is larger: they are held in memory.
+FETCH_BYTES = 8 * 1024 * 1024
 #: Longest id and queue name in bytes: they have to fit into an index.
 LONGEST_NAME = 1000
 #: Channel on which queues are named that got something.
@@ -296,24 +298,27 @@ class PostgresConsumer(Consumer):
         self._next_look = -inf
         looks = self._server.rows(sql.LOOK, {"queues": list(names)}, by_index=True) if names else []
         taken: list[Delivery] = []
+        room = FETCH_BYTES
         for look in looks:
-            if _due(look) and len(taken) < limit:
+            if _due(look) and len(taken) < limit and room > 0:
                 try:
-                    taken += self._fetch(look[0], limit - len(taken))
+                    some = self._fetch(look[0], limit - len(taken), room)
                 except BrokerUnavailable:
                     # What is lent already is handed over: it would have to wait for its lease to run out.
                     if not taken:
                         raise
                     break
+                taken += some
+                room -= sum(len(delivery.body) for delivery in some)
         if taken:
             self._pause = FIRST_PAUSE
         else:
             self._next_look = self._clock.monotonic() + self._pause_after(looks)
         return taken
 
-    def _fetch(self, queue: str, limit: int) -> list[Delivery]:
+    def _fetch(self, queue: str, limit: int, room: int) -> list[Delivery]:
         token = secrets.randbits(62)
-        wanted = {"queue": queue, "limit": limit, "token": token, "lease": self._lease}
+        wanted = {"queue": queue, "limit": limit, "room": room, "token": token, "lease": self._lease}
         rows = self._server.rows(sql.FETCH, wanted, by_index=True)
         deliveries = [_delivery(token, row) for row in rows]
         if rows:

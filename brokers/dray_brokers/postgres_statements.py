@@ -101,22 +101,26 @@ _FILE = "(SELECT pg_relation_filenode('{schema}.message'))"
 
 # Takes the head of the line and what is overdue, lends the first of them all, and puts the rest of what is overdue in
 # line. Rows that another fetch has in hand are passed over, so that consumers never wait for one another. A row that
-# changed since this statement began is not found under its old ctid: it is left for the next fetch.
+# changed since this statement began is not found under its old ctid: it is left for the next fetch. How long a body is
+# stands beside it: none is read for that. The one that makes `room` bytes full is the last.
 FETCH = f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
     overdue AS MATERIALIZED (
-        SELECT ctid, priority, seq FROM {{schema}}.message
+        SELECT ctid, priority, seq, octet_length(body) AS size FROM {{schema}}.message
         WHERE queue = %(queue)s AND due <= (SELECT now FROM clock) ORDER BY due LIMIT {OVERDUE}
         FOR UPDATE SKIP LOCKED),
     ready AS MATERIALIZED (
-        SELECT ctid, priority, seq FROM {{schema}}.message
+        SELECT ctid, priority, seq, octet_length(body) AS size FROM {{schema}}.message
         WHERE queue = %(queue)s AND due IS NULL ORDER BY priority DESC, seq LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED),
     chosen AS MATERIALIZED (
         SELECT ctid AS spot FROM (
-            SELECT ctid, priority, false AS late, seq FROM ready
-            UNION ALL SELECT ctid, priority, true, seq FROM overdue) AS candidates
-        ORDER BY priority DESC, late, seq LIMIT %(limit)s),
+            SELECT ctid, sum(size) OVER (ORDER BY priority DESC, late, seq ROWS UNBOUNDED PRECEDING) - size AS before
+            FROM (
+                SELECT ctid, priority, false AS late, seq, size FROM ready
+                UNION ALL SELECT ctid, priority, true, seq, size FROM overdue) AS candidates
+            ORDER BY priority DESC, late, seq LIMIT %(limit)s) AS line
+        WHERE before < %(room)s),
     promoted AS (
         UPDATE {{schema}}.message SET due = NULL, token = NULL, seq = nextval('{{schema}}.place')
         WHERE ctid = ANY (ARRAY(SELECT ctid FROM overdue WHERE ctid NOT IN (SELECT spot FROM chosen)))),

@@ -19,6 +19,7 @@ import secrets
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from math import inf
 from typing import Any
@@ -42,6 +43,8 @@ from .sqlite_file import SqliteFile
 VERSION = 1
 #: Most messages put in line by one fetch, so that no transaction is long however many come due together.
 PROMOTE = 1000
+#: Most bytes of bodies one fetch brings, unless one body alone is larger: they are held in memory.
+FETCH_BYTES = 8 * 1024 * 1024
 #: Longest time in which a waiting consumer misses a message of another process (seconds). A look costs up to 0.2 ms of
 #: processor time where timers are dear, which makes half a percent of a core.
 LONGEST_PAUSE = 0.05
@@ -405,20 +408,30 @@ class SqliteConsumer(Consumer):
                 db.execute("BEGIN IMMEDIATE")
                 # The lock may have been long in coming; the lease begins when it is had.
                 now = self._clock.time()
+                room = FETCH_BYTES
                 for queue in names:
-                    taken += self._take_from(db, queue, limit - len(taken), now)
+                    if room > 0:
+                        taken += (some := self._take_from(db, queue, limit - len(taken), room, now))
+                        room -= sum(len(delivery.body) for delivery in some)
                 db.execute("COMMIT")
         if taken:
             self._lent.update([delivery.receipt for delivery in taken])
             self._watch.restart()
         return taken
 
-    def _take_from(self, db: sqlite3.Connection, queue: str, limit: int, now: float) -> list[Delivery]:
+    def _take_from(self, db: sqlite3.Connection, queue: str, limit: int, room: int, now: float) -> list[Delivery]:
+        """Borrow up to `limit` messages, and no more than make `room` bytes or just exceed that."""
         db.executemany(PROMOTE_ONE, db.execute(COME_DUE, (queue, now, PROMOTE)).fetchall())
         token = secrets.randbits(62)
-        head = db.execute(HEAD, {"queue": queue, "limit": limit, "now": now}).fetchall()
-        db.execute(LEND, {"queue": queue, "limit": limit, "token": token, "until": now + self._lease})
-        return [_delivery(queue, token, row) for row in head]
+        head: list[Delivery] = []
+        with closing(db.execute(HEAD, {"queue": queue, "limit": limit, "now": now})) as rows:
+            for row in rows:
+                head.append(delivery := _delivery(queue, token, row))
+                room -= len(delivery.body)
+                if room <= 0:
+                    break
+        db.execute(LEND, {"queue": queue, "limit": len(head), "token": token, "until": now + self._lease})
+        return head
 
     def _settle(self, deliveries: Sequence[Delivery], sql: str, *values: object, then: str = "") -> list[Delivery]:
         lost = self._change(deliveries, sql, *values, then=then)

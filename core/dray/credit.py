@@ -1,6 +1,7 @@
 """How much a worker may borrow: enough to keep every slot busy for a tenth of a second, and never more.
 
 Long tasks are not hoarded, for others could run them; short ones are not starved, for a batch costs one round trip.
+What is heavy is not piled up in memory, however quickly it runs.
 Where each request is dear, none is made for a few while others lie ready.
 What kind of task a queue will bring is learned from what it brought: a queue of `def` tasks waits when the threads are
 full while a queue of `async def` tasks goes on.
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 #: Seconds of work that may lie ready.
 AHEAD = 0.1
-#: Most deliveries held for one executor, however short the tasks are.
-MOST = 2048
+#: Most deliveries held for one executor, however short the tasks are; and most bytes of their bodies, unless those that
+#: run have more.
+MOST, MOST_BYTES = 2048, 16 * 1024 * 1024
 #: Weight of what was just seen in the running averages.
 LEARNING = 0.2
 
@@ -34,7 +36,7 @@ class Allowance(NamedTuple):
 
 
 class _Lane:
-    """What is known of one executor: its slots, how long its tasks take (seconds), how many it holds."""
+    """What is known of one executor: its slots, how long its tasks take (seconds), how many it holds, of which size."""
 
     def __init__(self, slots: int, batch: int) -> None:
         self.slots = slots
@@ -42,6 +44,8 @@ class _Lane:
         self.duration = 1.0
         self.held = 0
         self.seen = False
+        #: Bytes of a body, on the average; 0: nothing has come yet.
+        self.size = 0.0
 
     def room(self, multiplier: float | None) -> int:
         return self._most(multiplier) - self.held
@@ -56,7 +60,8 @@ class _Lane:
         if multiplier is not None:
             return int(self.slots * multiplier) or MOST
         ready = AHEAD / self.duration if self.duration > 0 else MOST
-        return min(int(self.slots * max(1.0, ready)), max(MOST, self.slots))
+        most = min(MOST, int(MOST_BYTES / self.size)) if self.size else MOST
+        return min(int(self.slots * max(1.0, ready)), max(most, self.slots))
 
 
 class Credit:
@@ -99,17 +104,20 @@ class Credit:
             open_queues = [lane for queue in open_queues for lane in self._turns.get(queue, (queue,))]
         return Allowance(open_queues, limit)
 
-    def taken(self, queue: str, kind: str, count: int = 1) -> None:
-        """Note that jobs of this kind have come from this queue."""
+    def taken(self, queue: str, kind: str, count: int = 1, size: int = 0) -> None:
+        """Note that jobs of this kind have come from this queue, their bodies `size` bytes together."""
         if (home := self._homes.get(queue)) is not None:
             self._turns[home].remove(queue)
             self._turns[home].append(queue)
             queue = home
+        taking = self._lanes[kind]
         with self._lock:
             self._held[queue] = self._held.get(queue, 0) + count
-            self._lanes[kind].held += count
+            taking.held += count
         mix = self._mix.setdefault(queue, {})
         kept = (1.0 - LEARNING) ** count
+        mean = size / count
+        taking.size = mean + (taking.size - mean) * kept if taking.size else mean
         for one in self._lanes:
             seen = 1.0 if one == kind else 0.0
             mix[one] = seen + (mix.get(one, seen) - seen) * kept

@@ -277,15 +277,16 @@ class Source:
         # Those first: what this worker does not keep of them it gives back while it still knows nothing of the others.
         looked = self._kept(triage.look(again, lease_until)) if again else []
         looked += triage.look(fresh, lease_until)
-        brought: dict[tuple[str, str], int] = {}
+        brought: dict[tuple[str, str], tuple[int, int]] = {}
         for job, _ in looked:
             kind = job.kind = lane[job.kind]
             delivery = job.delivery
             # In the table before anything is waited for: the keeper renews what is there.
             self._jobs[delivery.receipt] = job
-            brought[delivery.queue, kind] = brought.get((delivery.queue, kind), 0) + 1
-        for (queue, kind), count in brought.items():
-            self._credit.taken(queue, kind, count)
+            count, size = brought.get((delivery.queue, kind), (0, 0))
+            brought[delivery.queue, kind] = count + 1, size + len(delivery.body)
+        for (queue, kind), (count, size) in brought.items():
+            self._credit.taken(queue, kind, count, size)
         done_before = self._recognition.look(looked)
         for job, outcome in looked:
             if job.delivery.receipt in done_before:

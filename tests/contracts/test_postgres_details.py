@@ -144,7 +144,7 @@ def test_the_head_of_a_long_line_is_read_from_the_index(
         broker.publish([envelope(f"m{start + n}") for n in range(1000)])
         broker.publish([envelope(f"later{start + n}", delay=300.0) for n in range(1000)])
 
-    fetch = {"queue": "q", "limit": 256, "token": 1, "lease": 30.0}
+    fetch = {"queue": "q", "limit": 256, "token": 1, "lease": 30.0, "room": 1 << 20}
     for statement, parameters in ((postgres_statements.FETCH, fetch), (postgres_statements.LOOK, {"queues": ["q"]})):
         with sql.transaction(force_rollback=True):
             sql.execute(BY_INDEX)
@@ -171,6 +171,23 @@ def test_an_ack_reads_no_more_of_a_long_line_than_it_settles(
     assert "Tid Scan on message" in plan, plan
     assert "Seq Scan" not in plan
     assert "message_due" not in plan
+
+
+def test_one_fetch_brings_no_more_bytes_than_fit_into_memory_and_never_nothing(
+    make: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make()
+    # One that is overdue, and an urgent one; all long enough to lie outside of their rows.
+    broker.publish([envelope("late", body=b"x" * 100_000, delay=0.01)])
+    broker.publish([envelope(id, body=b"x" * 100_000) for id in "abcd"])
+    broker.publish([envelope("first", body=b"x" * 100_000, priority=9), envelope("p", queue="p")])
+    wait_until(lambda: broker.sizes(["q"])["q"]["ready"] == 6)
+    consumer = broker.consumer(["q", "p"], lease=5)
+    monkeypatch.setattr(postgres, "FETCH_BYTES", 150_000)
+    assert [ids(consumer.receive(10, 0)) for _ in range(3)] == [["first", "a"], ["b", "c"], ["d", "late"]]
+    monkeypatch.setattr(postgres, "FETCH_BYTES", 1)
+    broker.publish([envelope("e", body=b"x" * 100_000)])
+    assert [ids(consumer.receive(10, 0)) for _ in range(3)] == [["e"], ["p"], []]
 
 
 def rows_of(line: str) -> int:

@@ -267,6 +267,12 @@ def loans_of(broker: RedisBroker, server: RedisServer) -> tuple[int, int]:
         return client.hlen(f"{base}:loans") // 2, client.zcard(f"{base}:leased")
 
 
+def test_one_fetch_keeps_nobody_waiting_for_more_than_a_megabyte(broker: RedisBroker) -> None:
+    broker.publish([envelope(f"m{n}", body=b"x" * 400_000) for n in range(7)])
+    consumer = broker.consumer(["q"], lease=30)
+    assert [ids(consumer.receive(100, 0)) for _ in range(4)] == [["m0", "m1", "m2"], ["m3", "m4", "m5"], ["m6"], []]
+
+
 @pytest.mark.parametrize("many", [1, 31, 32, 33, 64, 1000])
 def test_a_loan_is_settled_in_any_parts_and_gone_with_the_last(
     broker: RedisBroker, redis_server: RedisServer, many: int

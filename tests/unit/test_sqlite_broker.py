@@ -41,7 +41,7 @@ def at(path: Path, options: str = "") -> SqliteBroker:
 
 
 def envelopes(*ids: str, **fields: object) -> list[Envelope]:
-    return [Envelope(id=id, queue="q", body=b"body", **fields) for id in ids]  # type: ignore[arg-type]
+    return [Envelope(**({"id": id, "queue": "q", "body": b"body"} | fields)) for id in ids]  # type: ignore[arg-type]
 
 
 def received(broker: SqliteBroker, limit: int = 100, lease: float = 30.0) -> list[str]:
@@ -89,6 +89,19 @@ def test_many_that_come_due_together_come_out_one_portion_after_the_other(
     broker.publish(envelopes(*"abcde", delay=1.0))
     broker.clock.advance(2)  # type: ignore[attr-defined]
     assert [received(broker) for _ in range(4)] == [["a", "b"], ["c", "d"], ["e"], []]
+
+
+def test_one_fetch_brings_no_more_bytes_than_fit_into_memory_and_never_nothing(
+    broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.publish(envelopes(*"abcd", body=b"x" * 100))
+    broker.publish(envelopes("e", queue="p"))
+    consumer = broker.consumer(["q", "p"], lease=5)
+    monkeypatch.setattr(adapter, "FETCH_BYTES", 150)
+    assert [[one.id for one in consumer.receive(10, 0)] for _ in range(2)] == [["a", "b"], ["c", "d"]]
+    monkeypatch.setattr(adapter, "FETCH_BYTES", 1)
+    broker.publish(envelopes("f", body=b"x" * 100))
+    assert [[one.id for one in consumer.receive(10, 0)] for _ in range(3)] == [["f"], ["e"], []]
 
 
 def test_a_purge_goes_on_until_nothing_waits(broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ local now = clock()
 local time = struct.pack('>d', math.floor(now * 1e6))
 local number, weight, ids = 0, 0, {}
 
--- Takes from the head of a line; in small steps until it is known how heavy its records are.
+-- Takes from the head of a line: one, and then as many as that one says can be had.
 local function take_from(line, loan)
-  local step, last = 4, #loan
+  local step, last = 1, #loan
   while number < limit and weight < HEAVY do
     local wanted = math.min(step, limit - number)
     local popped = redis.call('LPOP', line, wanted)

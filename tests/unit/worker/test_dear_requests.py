@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from dray import BrokerUnavailable, Consumer, Delivery, ManualClock, Message
-from dray.credit import Credit
+from dray.credit import MOST, Credit
 from dray.holding import HOLD
 from dray.job import Ended, Job
 from dray.outcome import Done
@@ -157,6 +157,19 @@ def test_what_waits_for_others_survives_an_outage(till: Till) -> None:
 
 
 # Receiving
+
+
+def test_what_is_heavy_is_not_piled_up_however_short_it_is() -> None:
+    credit = Credit({"def": 4}, ["q"])
+    credit._lanes["def"].duration = 0.0
+    assert credit.allow().limit == MOST
+    credit.taken("q", "def", 2, 2 * 1024 * 1024)
+    assert credit.allow().limit == 16 - 2
+    # As many as run at a time, whatever they weigh.
+    credit.taken("q", "def", 2, 200 * 1024 * 1024)
+    assert credit.allow().limit == 0
+    credit.taken("q", "def", 20, 4_000)
+    assert credit._lanes["def"].room(None) > 0
 
 
 @pytest.mark.parametrize(
