@@ -281,13 +281,16 @@ class PostgresServer:
 class _Pool:
     """What one process has open and is not using just now."""
 
+    #: The process it was made in. None until all of it is there: an interrupt can come while it is being made.
+    pid: int | None = None
+
     def __init__(self, size: int) -> None:
-        self.pid = os.getpid()
         self.turns = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
         self._idle: list[psycopg.Connection[Any]] = []
         self._listeners: dict[str, Listener] = {}
         self._closed = False
+        self.pid = os.getpid()
 
     def take(self) -> psycopg.Connection[Any] | None:
         with self._lock:
@@ -334,7 +337,7 @@ class _Pool:
             connection.close()
 
     def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
-        if self.pid != getpid():
+        if self.pid not in (None, getpid()):
             _inherited.extend([*self._idle, *self._listeners.values()])
 
 

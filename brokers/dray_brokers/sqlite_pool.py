@@ -16,8 +16,10 @@ from .sqlite_watch import Doorbell
 class Pool:
     """What one process has open and is not using just now. A forked child makes its own."""
 
+    #: The process it was made in. None until all of it is there: an interrupt can come while it is being made.
+    pid: int | None = None
+
     def __init__(self, path: str) -> None:
-        self.pid = os.getpid()
         #: Device and inode of the file they are connected to, once there is one.
         self.file: tuple[int, int] | None = None
         self.idle: list[sqlite3.Connection] = []
@@ -27,6 +29,7 @@ class Pool:
         self.doorbell = Doorbell()
         #: Every commit is written there first.
         self.ear = Ear(f"{path}-wal", self.doorbell.stir)
+        self.pid = os.getpid()
 
     def close(self) -> None:
         """Close what is not in use, and wake who waits for a commit: there will be none here."""
@@ -49,6 +52,8 @@ class Pool:
             inherited.append(connection)
 
     def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
+        if self.pid is None:
+            return
         if self.pid != getpid():
             inherited.extend(self.idle + self.writer)
         else:

@@ -19,7 +19,7 @@ from dray_backends import postgres as backend_module
 from dray_backends.postgres import PostgresBackend
 from dray_brokers import postgres, postgres_advice, postgres_statements
 from dray_brokers.postgres import PostgresBroker, PostgresConsumer
-from dray_brokers.postgres_connection import BY_INDEX
+from dray_brokers.postgres_connection import BY_INDEX, _Pool
 from tests.contracts.postgres_places import PgBouncer, own_schema, url_of
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
@@ -544,6 +544,10 @@ def test_when_all_connections_are_busy_one_is_waited_for_and_then_it_is_said(mak
     with broker._server._lent(), pytest.raises(BrokerUnavailable, match=r"all 1 connections.*\?pool="):
         broker.find(["a"])
     assert broker.find(["a"]) == {}
+
+
+def test_what_an_interrupt_leaves_half_made_goes_without_a_word() -> None:
+    _Pool.__new__(_Pool).__del__()
 
 
 def test_a_child_process_makes_its_own_connections(make: MakeBroker) -> None:

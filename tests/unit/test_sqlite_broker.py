@@ -19,7 +19,7 @@ import dray_brokers.sqlite as adapter
 from dray import BrokerError, BrokerUnavailable, Envelope, ManualClock, Url, UrlError
 from dray.testing import wait_until
 from dray_brokers.sqlite import SqliteBroker
-from dray_brokers.sqlite_pool import Gate
+from dray_brokers.sqlite_pool import Gate, Pool
 
 
 @pytest.fixture
@@ -419,6 +419,10 @@ for name, deed in {
 print(sorted(delivery.id for delivery in broker.consumer(["q"], 30).receive(10, 0)))
 broker.close()
 """
+
+
+def test_what_an_interrupt_leaves_half_made_goes_without_a_word() -> None:
+    Pool.__new__(Pool).__del__()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
