@@ -273,6 +273,20 @@ def test_one_fetch_keeps_nobody_waiting_for_more_than_a_megabyte(broker: RedisBr
     assert [ids(consumer.receive(100, 0)) for _ in range(4)] == [["m0", "m1", "m2"], ["m3", "m4", "m5"], ["m6"], []]
 
 
+def test_large_messages_behind_small_ones_do_not_all_come_at_once(broker: RedisBroker) -> None:
+    small, large = [f"s{n}" for n in range(80)], [f"l{n}" for n in range(200)]
+    broker.publish([envelope(name) for name in small])
+    broker.publish([envelope(name, body=b"x" * 50_000) for name in large])
+    consumer = broker.consumer(["q"], lease=30)
+    first = ids(consumer.receive(1000, 0))
+    assert len(small) < len(first) <= len(small) + 64
+    came = first
+    while more := ids(consumer.receive(1000, 0)):
+        assert len(more) <= 64
+        came += more
+    assert came == small + large
+
+
 @pytest.mark.parametrize("many", [1, 31, 32, 33, 64, 1000])
 def test_a_loan_is_settled_in_any_parts_and_gone_with_the_last(
     broker: RedisBroker, redis_server: RedisServer, many: int

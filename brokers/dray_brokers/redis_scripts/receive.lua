@@ -11,7 +11,10 @@ local now = clock()
 local time = struct.pack('>d', math.floor(now * 1e6))
 local number, weight, ids = 0, 0, {}
 
--- Takes from the head of a line: one, and then as many as that one says can be had.
+-- Most records that are taken at once: those behind small ones may be large, and nobody knows before.
+local STEP = 64
+
+-- Takes from the head of a line: one, and then as many at a time as those before say can be had.
 local function take_from(line, loan)
   local step, last = 1, #loan
   while number < limit and weight < HEAVY do
@@ -26,7 +29,7 @@ local function take_from(line, loan)
     end
     number, last = number + #popped, last + #popped
     if #popped < wanted then return end
-    step = math.max(1, math.floor(HEAVY / (weight / number + 1)))
+    step = math.max(1, math.min(STEP, math.floor((HEAVY - weight) / (weight / number + 1))))
   end
 end
 
