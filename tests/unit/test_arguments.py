@@ -144,7 +144,7 @@ def signatures(draw: st.DrawFn) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     signature=signatures(), args=st.lists(st.just(1), max_size=5), kwargs=st.dictionaries(names, st.just(1), max_size=4)
 )

@@ -389,13 +389,11 @@ messages = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(messages)
 def test_whatever_is_packed_is_unpacked_the_same(message: Message) -> None:
     assert unpack(pack(message)) == message
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 @example(b"\xd7D1\x00\x80\x80\x80\x80\x80\x80")
 def test_any_bytes_are_a_message_or_a_decode_error(body: bytes) -> None:
@@ -406,7 +404,6 @@ def test_any_bytes_are_a_message_or_a_decode_error(body: bytes) -> None:
             pass
 
 
-@settings(deadline=None)
 @given(messages, st.data())
 def test_a_message_with_one_byte_changed_is_a_message_or_a_decode_error(message: Message, data: st.DataObject) -> None:
     body = bytearray(pack(message))
@@ -418,7 +415,7 @@ def test_a_message_with_one_byte_changed_is_a_message_or_a_decode_error(message:
         pass
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(plain, max_size=4), st.dictionaries(text, plain, max_size=3), st.sampled_from(["json", "msgpack"]))
 def test_arguments_come_out_as_they_went_in(args: list[Any], kwargs: dict[str, Any], serializer: str) -> None:
     encoded = APP.payloads.encode(MESSAGE.but(args=tuple(args), kwargs=kwargs), serializer, None)

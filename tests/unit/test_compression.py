@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("compressor", [GZIP, ZSTD, BROTLI], ids=lambda c
 
 
 @every
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=3000), spare=st.integers(0, 100))
 def test_any_bytes_survive_within_any_limit_that_fits(compressor: Compressor, data: bytes, spare: int) -> None:
     assert compressor.decompress(compressor.compress(data), len(data) + spare) == data
@@ -103,7 +103,7 @@ def test_two_frames_in_a_row_are_refused(compressor: Compressor) -> None:
 
 
 @every
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(noise=st.binary(max_size=200), headed=st.booleans())
 def test_noise_is_refused(compressor: Compressor, noise: bytes, headed: bool) -> None:
     head = compressor.compress(b"x")[:5] if headed else b"no frame"

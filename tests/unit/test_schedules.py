@@ -135,7 +135,7 @@ def fields(draw: st.DrawFn, size: int) -> tuple[str, set[int]]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     fields(60),
     fields(24),

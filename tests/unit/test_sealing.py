@@ -96,7 +96,7 @@ def refused(call: Callable[[], Any]) -> str:
 
 
 @each_seal
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(content=st.binary(max_size=300), bound=st.binary(max_size=50))
 def test_what_is_sealed_opens_with_what_was_bound(name: str, content: bytes, bound: bytes) -> None:
     seal = SEALS[name]
@@ -104,7 +104,7 @@ def test_what_is_sealed_opens_with_what_was_bound(name: str, content: bytes, bou
 
 
 @each_seal
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(content=st.binary(max_size=60), data=st.data())
 def test_any_bit_that_is_changed_is_refused(name: str, content: bytes, data: st.DataObject) -> None:
     sealed = bytearray(SEALS[name].seal(content, b"bound"))
@@ -123,7 +123,7 @@ def test_what_is_cut_off_or_longer_is_refused(name: str) -> None:
 
 
 @each_seal
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(noise=st.binary(max_size=200))
 def test_noise_is_refused(name: str, noise: bytes) -> None:
     with pytest.raises(DecodeError):
@@ -240,7 +240,7 @@ def test_a_body_signed_by_hand_byte_by_byte_is_read() -> None:
 
 
 @each_seal
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_bit_of_a_body_that_is_changed_is_refused(name: str, data: st.DataObject) -> None:
     seal = SEALINGS[name]
@@ -267,7 +267,6 @@ def test_a_body_under_another_id_or_from_the_result_backend_is_refused(name: str
     assert refused(lambda: seal.message(seal.seal(pack(MESSAGE), "result", "id-1"), "id-1"))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 @example(b"\xd7D1\x10\x80\x80\x80\x80\x80\x80")
 @example(b"\xd7D1\x10\xff\xff\xff\xff\x0f")

@@ -37,7 +37,7 @@ YAML = YamlSerializer()
 
 every = pytest.mark.parametrize("serializer", [JSON, MSGPACK, PICKLE, YAML], ids=lambda s: s.name)
 by_annotation = pytest.mark.parametrize("serializer", [JSON, MSGPACK, YAML], ids=lambda s: s.name)
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=60)
 
 T = TypeVar("T")
 UserId = NewType("UserId", UUID)

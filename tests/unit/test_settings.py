@@ -104,7 +104,6 @@ def test_what_is_no_duration_is_refused(written: Any) -> None:
     assert "task_default_retry_delay = " in the_error(task_default_retry_delay=written)
 
 
-@trying(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -120,7 +119,6 @@ def test_the_parts_of_a_duration_add_up(parts: list[tuple[int, tuple[str, int]]]
     assert read_seconds(text) == sum(number * seconds for number, (_, seconds) in parts)
 
 
-@trying(deadline=None)
 @given(st.text(max_size=12))
 def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     try:
@@ -288,7 +286,7 @@ def test_the_constructor_validates_too() -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-@trying(max_examples=20, deadline=None)
+@trying(max_examples=20)
 @given(value=st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers()))
 def test_any_value_is_taken_or_refused_by_a_setting_error(name: str, value: Any) -> None:
     conf = Settings()

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dray import Dray, Url, UrlError, mask
@@ -159,7 +159,6 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_siz
 hosts = st.from_regex(r"[a-z0-9][a-z0-9.\-]{0,10}", fullmatch=True)
 
 
-@settings(deadline=None)
 @given(
     username=st.none() | names,
     password=st.none() | names.filter(lambda text: text != "***"),
@@ -176,7 +175,6 @@ def test_what_reveal_writes_parse_reads(
     assert Url.parse(url.reveal()) == url
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_masking_never_fails_and_hides_no_more_the_second_time(text: str) -> None:
     assert mask(mask(text)) == mask(text)
