@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ import psycopg
 import pytest
 
 from dray import Url
+from tests.servers.choosing import find_program
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Process, new_folder, remove_folder, replies
@@ -34,9 +34,10 @@ class PgBouncer:
     """A pooler that gives each transaction another connection."""
 
     def __init__(self, server: PostgresServer) -> None:
-        program = shutil.which("pgbouncer")
+        program = find_program("pgbouncer")
         if program is None:
-            pytest.skip("no pgbouncer: apt-get install --no-install-recommends pgbouncer")
+            give_up = pytest.fail if os.environ.get("DRAY_TEST_SERVICES") == "require" else pytest.skip
+            give_up("no pgbouncer: apt-get install --no-install-recommends pgbouncer")
         target = Url.parse(server.url)
         self.port = free_port()
         user = "postgres" if os.geteuid() == 0 else None

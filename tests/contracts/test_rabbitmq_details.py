@@ -593,6 +593,7 @@ def test_of_a_consumer_that_was_lost_and_forgotten_no_thread_is_left(broker: Rab
         cut_connections(broker)
         guard.join(PATIENCE)
         assert not guard.is_alive()
+        wait_until(lambda: not broker._sending.is_open, PATIENCE)
         broker.open()
 
 

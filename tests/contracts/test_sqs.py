@@ -46,7 +46,7 @@ class SqsContract(BrokerContract):
 class TestSqsOnMoto(SqsContract):
     # It looks at every message of a queue for each request.
     many, patience = 100, 30.0
-    # It has no lock: polls that race are lent the same messages.
+    # In a container it has no lock: polls that race are lent the same messages.
     options = "&receivers=1"
 
     @pytest.fixture

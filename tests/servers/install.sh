@@ -20,6 +20,7 @@ need() {
 need redis-server "$(command -v redis-server)"
 need rabbitmq-server "/usr/lib/rabbitmq/bin/rabbitmq-server" "$(command -v rabbitmq-server)"
 need postgresql "/usr/lib/postgresql/*/bin/postgres" "$(command -v postgres)"
+need pgbouncer "$(command -v pgbouncer)" /usr/sbin/pgbouncer
 need memcached "$(command -v memcached)"
 need mariadb-server /usr/sbin/mariadbd "$(command -v mariadbd)"
 [ ${#packages[@]} -eq 0 ] && exit 0

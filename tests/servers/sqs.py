@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from .choosing import Service
-from .hosts import Host, Part
+from .hosts import Host, Part, ThisMachine
 from .ports import free_port
 from .server import Server
 
@@ -43,7 +45,10 @@ class MotoServer(SqsServer):
     health = "/moto-api/"
 
     def command(self, host: Host) -> list[str]:
-        return [host.path("moto_server"), "-H", "127.0.0.1", "-p", f"{self.port}"]
+        where = ["-H", "127.0.0.1", "-p", f"{self.port}"]
+        if isinstance(host, ThisMachine):
+            return [sys.executable, str(Path(__file__).with_name("moto_with_a_lock.py")), *where]
+        return [host.path("moto_server"), *where]
 
 
 class MiniStackServer(SqsServer):
