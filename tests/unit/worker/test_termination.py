@@ -21,8 +21,7 @@ Value = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dray.deadlines.LAST_CHANCE", 0.2)
+def quick_to_hear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dray.leases.LOOK", 0.02)
 
 
@@ -41,16 +40,16 @@ class Endless:
         self.ended = threading.Semaphore(0)
 
         def on_a_thread() -> None:
-            self.began.release()
             try:
+                self.began.release()
                 while True:
                     time.sleep(0.001)
             finally:
                 self.ended.release()
 
         async def on_the_loop() -> None:
-            self.began.release()
             try:
+                self.began.release()
                 await asyncio.Event().wait()
             finally:
                 self.ended.release()
@@ -125,8 +124,9 @@ def test_a_plain_revoke_can_be_followed_by_one_that_ends_it(shop: Shop, crew: Cr
 
 
 def test_one_that_cannot_be_ended_is_revoked_all_the_same_and_its_slot_replaced(
-    shop: Shop, crew: Crew, value: Value, caplog: pytest.LogCaptureFixture
+    shop: Shop, crew: Crew, value: Value, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dray.deadlines.LAST_CHANCE", 0.2)
     began, let_go, ended = threading.Event(), threading.Event(), threading.Event()
 
     @shop.app.task
