@@ -71,6 +71,12 @@ class Shop:
         lines = self.ledger.path.read_text().split() if self.ledger.path.exists() else []
         return [line.split(":")[1:] for line in lines if line.startswith(word + ":")]
 
+    def is_idle(self) -> bool:
+        """Tell whether all that was sent has ended."""
+        queue = self.app.conf.task_default_queue
+        sizes = self.app.broker.sizes([queue])[queue]
+        return not any(sizes[state] for state in ("ready", "delayed", "leased"))
+
     def close(self) -> None:
         for worker in self._workers:
             worker.kill()
@@ -141,6 +147,8 @@ def test_what_has_failed_runs_again_and_the_body_once_whenever_workers_are_kille
     wait_until(lambda: {(flow, n) for flow, n in shop.noted("fragile")} == runs, timeout=120)
     for result in flows.values():
         assert isinstance(result.get(timeout=60, propagate=False), ValueError)
+    # A member that fails after its chord was told to go on has it fail once more.
+    wait_until(shop.is_idle, timeout=60)
     (shop.ledger.path.parent / "mended").touch()
     left = list(flows.values())
     for _ in range(KILLS):

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from dray.cli.exits import Stop
+from dray.cli.process.descriptors import PRIVATE, identity, private_copy
 from dray.cli.process.gathering import MOST
-from dray.cli.process.log_output import PRIVATE, crashes_reported, identity, log_output, private_copy
+from dray.cli.process.log_output import crashes_reported, log_output
 
 #: Longest time (seconds) that anything here may take on a slow machine.
 PATIENCE = 30.0
@@ -89,7 +90,7 @@ def test_a_logfile_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
 def test_a_low_limit_of_descriptors_is_no_obstacle(tmp_path: Path) -> None:
     code = (
         "import os, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-        "from dray.cli.process.log_output import private_copy\n"
+        "from dray.cli.process.descriptors import private_copy\n"
         "assert 3 <= private_copy(1) < 64"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,30 @@ def test_whoever_takes_the_pipe_away_loses_no_signal() -> None:
     while not signals.arrived.empty():
         came.append(signals.arrived.get())
     assert came == [signal.SIGUSR1, signal.SIGHUP, signal.SIGHUP]
+
+
+#: Closes descriptors as a rude task does, opens a file for each of their numbers, and gets a signal then.
+CLOSED = """
+import os, signal, sys
+from dray.cli.process.signals import Signals
+
+signals = Signals()
+with signals.heeded():
+    os.closerange(3, 65)
+    others = [os.open(sys.argv[1], os.O_RDWR) for _ in range(10)]
+    signal.raise_signal(signal.SIGUSR1)
+    assert [os.lseek(other, 0, os.SEEK_CUR) for other in others] == [0] * len(others)
+while not signals.arrived.empty():
+    print(signals.arrived.get())
+"""
+
+
+def test_where_a_task_closes_descriptors_no_signal_is_read_from_or_written_into_what_has_their_numbers_next(
+    tmp_path: Path,
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(bytes([signal.SIGINT, signal.SIGTERM]))
+    command = [sys.executable, "-c", CLOSED, str(precious)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [str(int(signal.SIGUSR1))] and done.stderr == ""
+    assert precious.read_bytes() == bytes([signal.SIGINT, signal.SIGTERM])

@@ -8,7 +8,6 @@ from all others, and looks before each write whether what is behind it is still 
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import logging
 import os
 import select
@@ -18,10 +17,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from ..exits import USAGE, Stop
+from .descriptors import identity, private_copy
 from .gathering import Gathering, pieces
 
-#: The lowest number for descriptors that tasks are not to find; below the usual limit of 1024.
-PRIVATE = 700
 #: Bytes written at once. Several processes may share a pipe, and more than that could be mingled there.
 IN_A_FILE, IN_A_PIPE = 1 << 20, select.PIPE_BUF
 
@@ -64,23 +62,6 @@ def crashes_reported() -> Iterator[None]:
     finally:
         faulthandler.disable()
         os.close(descriptor)
-
-
-def private_copy(descriptor: int) -> int:
-    """Return a copy of a descriptor with a number that tasks do not find by accident; programs do not inherit it."""
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, PRIVATE)
-    except OSError:  # EINVAL: the limit is lower than that
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-
-
-def identity(descriptor: int) -> tuple[int, int] | None:
-    """Return what tells the file behind a descriptor from others; None: it is closed."""
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 class _Output(logging.Handler):

@@ -5,7 +5,8 @@ to put a number into a queue that may be interrupted at any step.
 
 Of signals that have come while the main thread was busy Python calls the handlers in the order of their numbers. In
 which order they came stands in a pipe that Python fills as they come: a worker that was told to pause, and then to go
-on, must not be left paused.
+on, must not be left paused. Its ends have numbers that tasks do not find by accident: the number of a signal would be
+written into whatever has them next, a database for example, and what is read there would be taken for signals.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any
+
+from .descriptors import identity, private_copy
 
 #: What ends a worker within its grace, the first time; the third of them ends the process the hard way.
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT"))
@@ -42,8 +45,10 @@ class Signals:
         self._pid = os.getpid()
         #: The next signal with this number is our own, and means: set all handlers again.
         self._repair: int | None = None
-        #: The pipe with the numbers of signals as they came; and those that were put in the line before their turn.
+        #: The pipe with the numbers of signals as they came, and what tells it from others; and those signals that were
+        #: put in the line before their turn.
         self._pipe: tuple[int, int] | None = None
+        self._identity: tuple[int, int] | None = None
         self._early: set[int] = set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
@@ -83,12 +88,15 @@ class Signals:
         return changed
 
     def _open_pipe(self) -> None:
-        read, write = os.pipe()
+        ends = os.pipe()
+        read, write = map(private_copy, ends)
+        for end in ends:
+            os.close(end)
         os.set_blocking(read, False)
         os.set_blocking(write, False)
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         if before == -1:
-            self._pipe = read, write
+            self._pipe, self._identity = (read, write), identity(read)
             return
         # Somebody else's: it is left alone, and the order is that in which the handlers are called.
         signal.set_wakeup_fd(before)
@@ -102,13 +110,16 @@ class Signals:
         if before not in (-1, self._pipe[1]):
             signal.set_wakeup_fd(before)
         for end in self._pipe:
-            os.close(end)
+            if identity(end) == self._identity:
+                os.close(end)
         self._pipe = None
 
     def _in_order(self) -> list[int]:
         """Return the signals that have come since the last look, in their order, as far as that is known."""
+        if self._pipe is None or identity(self._pipe[0]) != self._identity:
+            return []
         try:
-            return list(os.read(self._pipe[0], 4096)) if self._pipe is not None else []
+            return list(os.read(self._pipe[0], 4096))
         except OSError:
             return []
 

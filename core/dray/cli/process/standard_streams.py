@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from .log_output import identity, private_copy
+from .descriptors import identity, private_copy
 
 logger = logging.getLogger("dray.worker")
 
