@@ -23,7 +23,7 @@ from .fan_results import PAGE, members, part, told_in
 from .message import Line, Message
 from .report import Report, record
 from .sealing import message_in
-from .store import LOOK, Absent, Add, Change, Delete, Equals, Index, Put, Unindex
+from .store import LOOK, Absent, Add, Change, Check, Delete, Equals, Index, Put, Unindex
 
 if TYPE_CHECKING:
     from .app import Dray
@@ -73,6 +73,29 @@ class Retries:
             told, call=body if sealing is None else sealing.seal(body, "message", message.id)
         )
         return whole if len(encode(whole)) <= self._store.capabilities.max_value_bytes else told
+
+    def current(self, reports: Sequence[tuple[str, int | str, Told]]) -> dict[int, Check]:
+        """Return what has to hold for reports of failures, by their places: that no later attempt was sent since.
+
+        A call that is lent twice may end a second time, or be told of once more, when it was sent again already.
+        """
+        failed = {n: each for n, each in enumerate(reports) if not each[2].ok and each[2].call}
+        if not failed:
+            return {}
+        seen = self._store.commit([Change(part(fan), reads=(f"again/{index}",)) for fan, index, _ in failed.values()])
+        checks: dict[int, Check] = {}
+        for (n, (_, index, told)), each in zip(failed.items(), seen, strict=True):
+            key = f"again/{index}"
+            later = key in each.values and not self._is_of(told, _moved_in(each.values[key]).told)
+            checks[n] = Equals(key, each.values[key]) if later else Absent(key)
+        return checks
+
+    def _is_of(self, told: Told, moved: Told) -> bool:
+        """Tell whether a report is about an attempt that was moved out of the way, or one before that."""
+        return told.id == moved.id and not moved.fan and self._tries(told) <= self._tries(moved)
+
+    def _tries(self, told: Told) -> int:
+        return message_in(self._app.sealing, told.call, told.id).retries
 
     def retry(self, id: str) -> Repeated:
         """Send the members of a fan again that have failed, and of the fans in it, and of those that it is in.

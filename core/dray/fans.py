@@ -109,15 +109,16 @@ class Fans:
         if not reports:
             return []
         keys = ("ended", "bad", "total", "state", "rule")
+        current = self._retries.current(reports)
         changes = [
             Change(
                 part(fan),
-                (Absent(f"m/{index}"), Present("state")),
+                (Absent(f"m/{index}"), Present("state"), *((current[n],) if n in current else ())),
                 (Put(f"m/{index}", encode(told)), Add("ended"), *(() if told.ok else (Add("bad"),))),
                 keys,
                 self.ttl,
             )
-            for fan, index, told in reports
+            for n, (fan, index, told) in enumerate(reports)
         ]
         done = self.store.commit(changes)
         # Whoever was refused because the member was there looks as well: who put it there may have died before that.
@@ -126,7 +127,7 @@ class Fans:
             if not each.values.get("state"):
                 logger.warning("%s[%s] belonged to a group that is not in the store any more", told.task, told.id)
             elif (verdict := _verdict(each)) is not None and verdicts.get(fan, (b"", b""))[0] != ERR:
-                verdicts[fan] = verdict, b"" if told.ok else str(index).encode()
+                verdicts[fan] = verdict, str(index).encode() if each.applied and not told.ok else b""
         return self._decide(verdicts)
 
     def _decide(self, verdicts: dict[str, tuple[bytes, bytes]]) -> list[str]:

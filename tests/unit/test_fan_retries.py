@@ -132,6 +132,31 @@ def test_what_fails_again_fails_the_group_again_and_is_told_again(shop: Shop, dr
     assert (result.get(), shop.bodies) == (1, [[0, 1]])
 
 
+def test_an_attempt_that_is_told_of_when_the_next_one_was_sent_already_changes_nothing(
+    shop: Shop, dray_worker: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    report = Fans.report
+
+    def noting(fans: Fans, reports: Any) -> list[str]:
+        told.extend(reports)
+        return report(fans, reports)
+
+    monkeypatch.setattr(Fans, "report", noting)
+    result = failed(shop, dray_worker, 1)
+    for again in range(3):
+        assert result.retry_failed() == 1
+        # As from a worker that was frozen, or did not hear the store say that it was written.
+        late = [each for each in told if not each[2].ok]
+        assert report(shop.app.fans, late) == []
+        assert len(late) == again + 1
+        shop.bad = {1} if again < 2 else set()
+        dray_worker.run_until_idle()
+        result.refresh()
+        assert result.state == ("FAILURE" if again < 2 else "SUCCESS")
+    assert (result.get(), shop.bodies, shop.ran) == (6, [[0, 1, 2, 3]], [1, 1, 1])
+
+
 def test_nothing_is_sent_where_nothing_has_failed_or_all_has_gone_on(
     shop: Shop, dray_worker: Driver, dray_enqueued: Enqueued
 ) -> None:
