@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from dray import (
     AsyncResult,
+    Change,
     Dray,
     ManualClock,
     NotSupported,
+    Put,
     Reject,
     Signature,
     StoreUnavailable,
@@ -20,8 +23,9 @@ from dray import (
     chord,
     group,
 )
-from dray.fan_records import GRACE, STALLED
-from dray.fan_retries import Retries
+from dray.fan_records import GRACE, STALLED, encode
+from dray.fan_results import part
+from dray.fan_retries import Moved, Retries
 from dray.fans import Fans
 from dray.testing import Driver, Enqueued, FlakyStore
 
@@ -155,6 +159,20 @@ def test_an_attempt_that_is_told_of_when_the_next_one_was_sent_already_changes_n
         result.refresh()
         assert result.state == ("FAILURE" if again < 2 else "SUCCESS")
     assert (result.get(), shop.bodies, shop.ran) == (6, [[0, 1, 2, 3]], [1, 1, 1])
+
+
+def test_a_report_counts_where_the_attempt_before_cannot_be_read(shop: Shop, dray_worker: Driver) -> None:
+    result = failed(shop, dray_worker, 1)
+    id, store = result.parent.id, shop.app.fans.store
+    assert result.retry_failed() == 1
+    moved = msgspec.msgpack.decode(store.get(part(id), "again/1")["again/1"], type=Moved)
+    # As one that is sealed with a key that this worker does not know.
+    unknown = msgspec.structs.replace(moved, told=msgspec.structs.replace(moved.told, call=b"unreadable"))
+    store.commit([Change(part(id), writes=(Put("again/1", encode(unknown)),))])
+    shop.bad = {1}
+    dray_worker.run_until_idle()
+    result.refresh()
+    assert isinstance(result.get(propagate=False), ValueError)
 
 
 def test_nothing_is_sent_where_nothing_has_failed_or_all_has_gone_on(
