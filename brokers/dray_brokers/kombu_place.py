@@ -54,6 +54,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     redelivers: bool = False
     #: The server itself takes back what a connection held when that ends.
     held_by_server: bool = False
+    #: The server (RabbitMQ) writes down late that it made a queue: see `kombu_link.Link._seal`.
+    sealed: bool = False
     #: Comes out in the order published.
     fifo: bool = False
     #: Seconds after which a message that is held comes out again; None when there is no such time.
@@ -84,6 +86,7 @@ _REDIS = Traits(
 _AMQP = Traits(
     redelivers=True,
     held_by_server=True,
+    sealed=True,
     fifo=True,
     poll=0.1,
     options={"confirm_publish": True},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import logging
 import socket
 import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import kombu as their
@@ -183,7 +187,52 @@ def test_rabbitmq_may_die_and_come_back(durable_rabbitmq: Any) -> None:
     outage(f"kombu+{durable_rabbitmq.url}", durable_rabbitmq)
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["missing", "made this moment"])
+def test_what_is_put_into_a_new_queue_outlives_rabbitmq_because_the_queue_does(
+    durable_rabbitmq: Any, there: bool
+) -> None:
+    """What is in its database's log is what `kill -9` leaves: that a queue was declared, and that this stands."""
+    log = durable_rabbitmq.folder / "mnesia" / "dray@localhost" / "LATEST.LOG"
+    broker, other = (open_at(f"kombu+{durable_rabbitmq.url}?prefix=ours.") for _ in range(2))
+    found = 0
+    for n in range(150):
+        queue = f"q{n}"
+        if there:
+            # Not by `declare`, which would make sure of it.
+            with other._link.using("declare") as channel:
+                channel.queue_declare(queue=f"ours.{queue}", durable=True, auto_delete=False)
+        broker.publish([Envelope(id=f"m{n}", queue=queue, body=b"b")])
+        # From time to time the log is written into the tables, and begins anew.
+        _, seen, later = log.read_bytes().rpartition(f"ours.{queue}".encode())
+        found += bool(seen)
+        assert not seen or b"committed" in later, f"that {queue} is there is not in the log yet"
+    assert found > 100
+    broker.close()
+    other.close()
+
+
+def test_who_may_make_queues_of_certain_names_only_on_rabbitmq_can_use_those(durable_rabbitmq: Any) -> None:
+    server = urlsplit(durable_rabbitmq.management_url)
+    connection = http.client.HTTPConnection(server.hostname or "", server.port, timeout=10)
+    given = b64encode(f"{server.username}:{server.password}".encode()).decode()
+    ours = r"^ours\.q"
+    for path, body in (
+        ("/api/users/narrow", {"password": "narrow", "tags": ""}),
+        ("/api/permissions/%2F/narrow", {"configure": ours, "write": ours + "|^amq.default$", "read": ours}),
+    ):
+        connection.request("PUT", path, json.dumps(body), {"Authorization": f"Basic {given}"})
+        answer = connection.getresponse()
+        assert answer.status in (201, 204), answer.read()
+        answer.read()
+    connection.close()
+    broker = open_at(f"kombu+amqp://narrow:narrow@127.0.0.1:{durable_rabbitmq.port}/?prefix=ours.")
+    send(broker, "a")
+    assert [each.id for each in take(broker, 1)] == ["a"]
+    broker.close()
+
+
 def test_heartbeats_keep_a_connection_alive_that_nobody_uses(amqp_url: str) -> None:
+    others = set(threading.enumerate())
     broker = open_at(f"{amqp_url}&heartbeat=1")
     connection = broker._link._connection.connection
     consumer = broker.consumer(["q"], 30.0)
@@ -198,7 +247,9 @@ def test_heartbeats_keep_a_connection_alive_that_nobody_uses(amqp_url: str) -> N
     assert [each.id for each in take(broker, 1)] == ["b"]
     consumer.close()
     broker.close()
-    wait_until(lambda: "dray-kombu-heart" not in {thread.name for thread in threading.enumerate()}, timeout=10)
+    wait_until(
+        lambda: "dray-kombu-heart" not in {thread.name for thread in set(threading.enumerate()) - others}, timeout=10
+    )
 
 
 def test_a_worker_that_stops_gives_back_what_it_holds_though_it_was_the_last(redis_url: str) -> None:
