@@ -109,9 +109,11 @@ def test_a_detached_worker_lets_its_caller_go_when_it_is_ready(commands: Command
         (["-A", "shop", "--url", "sqlit:///x", "worker"], 2, "Error: no broker called 'sqlit'"),
         (["-A", "shop", "worker", "--autoscale", "3,10"], 2, "Error: worker_autoscale is MAX,MIN"),
         (["-A", "late:app", "worker", "--burst", "--url", "late:///tasks.db"], 3, "does not answer"),
+        (["-A", "nowhere", "scheduler"], 2, "Error: no module 'nowhere'"),
+        (["-A", "shop", "scheduler", "--uid", "nobody-of-that-name"], 2, "there is no such user"),
     ],
 )
-def test_a_detached_worker_that_cannot_start_tells_its_caller(
+def test_a_detached_process_that_cannot_start_tells_its_caller(
     commands: Commands, args: list[str], code: int, said: str
 ) -> None:
     (commands.folder / "late.py").write_text(LATE)

@@ -6,22 +6,37 @@ import grp
 import os
 import pwd
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from ..exits import FAILURE, USAGE, Stop
+from ...errors import DrayError
+from ..exits import FAILURE, OK, USAGE, Stop
 
 
 class Detached:
-    """A process in the background, whose caller still waits to hear whether it has started."""
+    """A process in the background, whose caller still waits to hear whether it has started.
+
+    The caller ends with the exit code of what goes wrong within a `with` block of it.
+    """
 
     def __init__(self, caller: int, logfile: str | None) -> None:
         self._caller: int | None = caller
         self._logfile = logfile
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if error is None:
+            self.failed(OK)
+        elif isinstance(error, DrayError | Stop):
+            self.failed((error if isinstance(error, Stop) else Stop.on(error)).code)
+        else:
+            self.failed(FAILURE)
+
     def started(self) -> None:
         """Leave the caller's terminal, and let it go on: with 0."""
         redirect(self._logfile)
-        self.failed(0)
+        self.failed(OK)
 
     def failed(self, code: int) -> None:
         """Let the caller end with this exit code; what is wrong has been said on its terminal. Once is enough."""

@@ -9,14 +9,13 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import DrayError
 from .. import logs
-from ..exits import FAILURE, OK, Stop
+from ..exits import OK
 from ..session import Session
 from . import daemon
 from .minder import Minder
@@ -49,24 +48,12 @@ def start_scheduler(session: Session, options: Mapping[str, Any]) -> int:
         if isinstance(found, int):
             return found
         detached, logfile = found, logfile or os.devnull
-    code = FAILURE
-    try:
-        with ExitStack() as held:
-            _settle(options, pidfile, held)
-            app = _app(session, options)
-            held.enter_context(logs.as_log(options["level"], options["as_json"], logfile))
-            _run(app.scheduler(name=name), detached)
-        code = OK
-    except Stop as error:
-        code = error.code
-        raise
-    except DrayError as error:
-        code = Stop.on(error).code
-        raise
-    finally:
-        if detached is not None:
-            detached.failed(code)
-    return code
+    with detached or nullcontext(), ExitStack() as held:
+        _settle(options, pidfile, held)
+        app = _app(session, options)
+        held.enter_context(logs.as_log(options["level"], options["as_json"], logfile))
+        _run(app.scheduler(name=name), detached)
+    return OK
 
 
 def _settle(options: Mapping[str, Any], path: str | None, held: ExitStack) -> None:

@@ -9,17 +9,16 @@ rights of root when another user was asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ...builtin_tasks import own_tasks
-from ...errors import DrayError
 from .. import logs
-from ..exits import FAILURE, OK, USAGE, Stop
+from ..exits import OK, USAGE, Stop
 from ..session import Session
 from ..worker import SETTINGS
 from . import restart
@@ -78,7 +77,7 @@ def start_worker(ctx: click.Context, session: Session, options: dict[str, Any]) 
                 return found
             detached = found
         asked.logfile = logfile or os.devnull
-    with _reported(detached):
+    with detached or nullcontext():
         pidfile = _pidfile(asked, before)
         try:
             parent, code = _parent(watch, before, options)
@@ -149,24 +148,6 @@ def _parent(
 
     code = Parent(watch, options["shutdown_timeout"] or 0.0).run()
     return (os.getppid(), None) if code is None else (None, code)
-
-
-@contextmanager
-def _reported(detached: Detached | None) -> Iterator[None]:
-    """Let the caller of a worker in the background end with the exit code of what goes wrong within the block."""
-    code = FAILURE
-    try:
-        yield
-        code = OK
-    except Stop as error:
-        code = error.code
-        raise
-    except DrayError as error:
-        code = Stop.on(error).code
-        raise
-    finally:
-        if detached is not None:
-            detached.failed(code)
 
 
 def _again(ctx: click.Context, directory: str, parent: int | None) -> NoReturn:
