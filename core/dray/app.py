@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, timedelta, tzinfo
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from zoneinfo import ZoneInfo
 
@@ -28,7 +25,7 @@ from .clock import SYSTEM_CLOCK, Clock
 from .codec import Payloads, Writer
 from .connections import Connections
 from .dead_letters import DeadLetters
-from .errors import ConfigurationError, NotSupported, TaskOptionError, UnknownTask
+from .errors import ConfigurationError, NotSupported
 from .events import Events
 from .execution import Execution
 from .group_result import GroupResult
@@ -42,6 +39,7 @@ from .middleware import Middleware
 from .options import by_name, check_send_options, positional
 from .plugins import Plugins
 from .redaction import redacted
+from .registry import Tasks, if_there, import_all, task_of
 from .report import record
 from .result import AsyncResult, Rounds
 from .routes import Route, Routes
@@ -50,9 +48,8 @@ from .sender import Sender
 from .settings import Settings
 from .shared import BoundDecorator, Decorator, chosen_app, declared, set_default
 from .signals import OnceEach
-from .task import AsyncTask, Task, blank_message, task_name
+from .task import AsyncTask, Task, blank_message
 from .unique import Claims
-from .urls import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -71,14 +68,6 @@ R = TypeVar("R")
 L = TypeVar("L", bound=Callable[[Event], object])
 
 logger = logging.getLogger(__name__)
-
-
-class Tasks(dict[str, Task[..., Any]]):
-    """The registered tasks by name."""
-
-    def __missing__(self, name: str) -> Task[..., Any]:
-        known = ", ".join(sorted(self)) or "none"
-        raise UnknownTask(f"no task named {name!r}{nearest(name, self) or '.'} Registered: {known}.")
 
 
 class Dray:
@@ -279,7 +268,7 @@ class Dray:
                 while self._shared_seen < len(declared):
                     function, options, bind = declared[self._shared_seen]
                     self._shared_seen += 1
-                    self._register(function, dict(options), bind)
+                    self._tasks.add(task_of(self, function, dict(options), bind))
         return self._tasks
 
     @overload
@@ -296,33 +285,13 @@ class Dray:
         With `bind=True` the function's first parameter is the task itself, with `self.request` and `self.retry`.
         """
         if function is not None:
-            return self._register(function, options, bind)
-        return lambda function: self._register(function, options, bind)
+            return self._tasks.add(task_of(self, function, options, bind))
+        return lambda function: self._tasks.add(task_of(self, function, options, bind))
 
     def register_task(self, task: Task[P, R] | type[Task[P, R]]) -> Task[P, R]:
         """Register a class-based task: a subclass of Task with a `run` method (or an instance of one)."""
         made = task(self) if isinstance(task, type) else task
-        return self._add(made)  # type: ignore[return-value]
-
-    def _register(self, function: Any, options: dict[str, Any], bind: bool) -> Task[..., Any]:
-        if not callable(function):
-            raise TaskOptionError(f"@app.task decorates a function; got {function!r}. Options are given by name.")
-        base = options.pop("base", None) or self.task_cls
-        if base is None:
-            base = AsyncTask if asyncio.iscoroutinefunction(function) else Task
-        elif not (isinstance(base, type) and issubclass(base, Task)):
-            raise TaskOptionError(f"{task_name(function)}: base is a subclass of dray.Task; got {base!r}")
-        return self._add(base(self, function, options, bind))
-
-    def _add(self, task: Task[..., Any]) -> Task[..., Any]:
-        known = self._tasks.get(task.name)
-        if known is not None and _code(known.function) != _code(task.function):
-            raise TaskOptionError(
-                f"two tasks named {task.name!r}: {_place(known.function)} and {_place(task.function)}; "
-                "give one of them another name with @app.task(name=...)"
-            )
-        self._tasks[task.name] = task
-        return task
+        return self._tasks.add(made)  # type: ignore[return-value]
 
     def add_periodic_task(
         self,
@@ -346,7 +315,7 @@ class Dray:
     def autodiscover_tasks(self, packages: Iterable[str] | None = None, related_name: str = "tasks") -> None:
         """Have `package.tasks` of each package imported when a worker starts; packages without one are passed over."""
         for package in packages if packages is not None else [self.name]:
-            self._include.append(f"?{package}.{related_name}" if related_name else package)
+            self._include.append(if_there(f"{package}.{related_name}") if related_name else package)
 
     def load_tasks(self) -> None:
         """Import every module that `include`, `imports` and `autodiscover_tasks` name, and send `on_after_configure`.
@@ -354,11 +323,7 @@ class Dray:
         Done by workers, schedulers and the CLI. Safe to repeat: each receiver is called once.
         """
         install(self)
-        for module in [*self._include, *self.conf.imports, *self.conf.include]:
-            name = module.lstrip("?")
-            if module.startswith("?") and not _findable(name):
-                continue
-            import_module(name)
+        import_all([*self._include, *self.conf.imports, *self.conf.include])
         self.on_after_configure.send(sender=self)
         self.on_after_finalize.send(sender=self)
         if webhooks.wanted(self) or self._alerts.call_urls:
@@ -658,19 +623,3 @@ class Dray:
 
     def __repr__(self) -> str:
         return f"<Dray {self.name} with {len(self._tasks)} task(s)>"
-
-
-def _findable(module: str) -> bool:
-    try:
-        return module in sys.modules or find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _code(function: Any) -> Any:
-    """Return what tells two functions apart, but not two imports of the same one."""
-    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-
-
-def _place(function: Any) -> str:
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', function)}"

@@ -21,7 +21,7 @@ FLOORS = {
     "sending": "options routes context redaction canvas report epitaphs lineage result dead_letters task connections "
     "signalling event_ring recorder events presence sender followups endings fan_results fan_records fan_retries fans "
     "flows eager_flows group_result batches builtin_tasks webhooks alerts job tracebacks telling class_hooks execution "
-    "shared limits locks unique schedule_entries schedule_book schedule_control app",
+    "shared limits locks unique schedule_entries schedule_book schedule_control registry app",
     "running": "garbage credit triage deadlines crew processes greenlets source autoscale recognition trimming holding "
     "heart entry outage result_writer settle leases sweeper gate ticking scheduler worker",
     "doors": "cli testing __main__",
