@@ -97,7 +97,7 @@ class Dray:
         self._given = {**{word: url for word, url in urls.items() if url is not None}, **settings}
         self._include = list(include)
         self._tasks = Tasks()
-        self._shared_seen = 0
+        self._shared_begun = self._shared_added = 0
         self._middleware: list[Middleware] = []
         #: What `add_periodic_task` was given: names, and entries as they are written in `beat_schedule`.
         self.periodic: list[tuple[str, dict[str, Any]]] = []
@@ -263,12 +263,16 @@ class Dray:
     @property
     def tasks(self) -> Tasks:
         """The registered tasks by name, shared ones included."""
-        if self._shared_seen < len(declared):
+        if self._shared_added < len(declared):
             with self._lock:
-                while self._shared_seen < len(declared):
-                    function, options, bind = declared[self._shared_seen]
-                    self._shared_seen += 1
-                    self._tasks.add(task_of(self, function, dict(options), bind))
+                # Begun before a task is made: its class may ask for tasks too. Added after: other threads wait for it.
+                while self._shared_begun < len(declared):
+                    function, options, bind = declared[self._shared_begun]
+                    self._shared_begun += 1
+                    try:
+                        self._tasks.add(task_of(self, function, dict(options), bind))
+                    finally:
+                        self._shared_added += 1
         return self._tasks
 
     @overload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import types
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import pytest
 
 from dray import Dray, SerializationError, Task, TaskOptionError, UnknownTask, current_app, shared_task
 from dray.testing import Driver, Enqueued
+from dray.testing.background import Background
 
 
 class Recorder(Task[Any, Any]):
@@ -494,6 +496,46 @@ def test_as_current_chooses_the_app_of_a_shared_task(dray_app: Dray) -> None:
     with other.as_current():
         assert current_app() is other
     assert current_app() is dray_app
+
+
+def test_who_asks_for_a_shared_task_while_another_thread_makes_it_waits_for_it() -> None:
+    begun, go, waits = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Task[Any, Any]):
+        def __init__(self, app: Dray, function: Any = None, options: Any = None, bind: bool = False) -> None:
+            super().__init__(app, function, options, bind)
+            if self.name == "declaring.slow":
+                assert "declaring.slow" not in app.tasks, "asking while it is made neither waits nor makes it again"
+                begun.set()
+                go.wait(30)
+
+    class Watched:
+        def __init__(self) -> None:
+            self.lock = threading.RLock()
+
+        def __enter__(self) -> None:
+            if not self.lock.acquire(blocking=False):
+                waits.set()
+                self.lock.acquire()
+
+        def __exit__(self, *exc: object) -> None:
+            self.lock.release()
+
+    def ask() -> Task[Any, Any]:
+        try:
+            return app.tasks["declaring.slow"]
+        finally:
+            waits.set()
+
+    shared_task(name="declaring.slow")(add)
+    app = Dray("slow", broker="memory://", task_cls=Slow, set_as_current=False)
+    app._lock = Watched()  # type: ignore[assignment]
+    first = Background(lambda: app.tasks["declaring.slow"])
+    assert begun.wait(30)
+    second = Background(ask)
+    assert waits.wait(30)
+    go.set()
+    assert first.result() is second.result()
 
 
 # The registry
