@@ -17,6 +17,8 @@ from dray.testing.faults import ExecutionLedger, wait_until
 
 HERE = Path(__file__).parent
 EMPTY = {"ready": 0, "delayed": 0, "leased": 0, "dead": 0}
+#: A lease (s) for tests in which nothing may run twice: it outlasts a machine that stands still for a while.
+LONG_LEASE = "60"
 
 
 class WorkerProcess:

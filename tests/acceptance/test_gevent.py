@@ -9,7 +9,7 @@ import pytest
 
 from dray.testing.faults import wait_until
 
-from .conftest import Crew, WorkerProcess
+from .conftest import LONG_LEASE, Crew, WorkerProcess
 from .test_processes import SOON, PooledWorker, below, is_there, process_of, ready, send
 
 
@@ -21,8 +21,8 @@ def pool(crew: Crew, *arguments: str, **environment: str) -> WorkerProcess:
     return made
 
 
-def started(crew: Crew, *arguments: str) -> WorkerProcess:
-    made = pool(crew, *arguments)
+def started(crew: Crew, **environment: str) -> WorkerProcess:
+    made = pool(crew, **environment)
     made.wait_until_ready()
     return made
 
@@ -53,7 +53,7 @@ def test_when_the_worker_is_killed_nothing_of_it_runs_on(crew: Crew, task: str) 
 
 
 def test_a_killed_child_is_replaced_and_what_it_ran_runs_again(crew: Crew) -> None:
-    worker = started(crew)
+    worker = started(crew, DRAY_WORKER_LEASE=LONG_LEASE)
     ids = [send(crew, "hold_on", 2.0) for _ in range(10)]
     victim = process_of(crew, ids[0])
     for id in ids:
@@ -79,7 +79,7 @@ def test_a_task_that_lets_no_other_run_for_longer_than_a_lease_runs_once(crew: C
 
 
 def test_a_signal_to_all_processes_lets_tasks_end(crew: Crew) -> None:
-    worker = started(crew)
+    worker = started(crew, DRAY_WORKER_LEASE=LONG_LEASE)
     ids = [send(crew, "hold_on", 2.0) for _ in range(5)]
     for id in ids:
         process_of(crew, id)

@@ -15,7 +15,7 @@ import pytest
 
 from dray.testing.faults import wait_until
 
-from .conftest import EMPTY, Crew, WorkerProcess
+from .conftest import EMPTY, LONG_LEASE, Crew, WorkerProcess
 
 PATIENCE = 60.0
 
@@ -39,12 +39,16 @@ def rude(crew: Crew) -> Callable[..., str]:
     return send
 
 
-@pytest.fixture
-def worker(crew: Crew) -> WorkerProcess:
+def started(crew: Crew, **environment: str) -> WorkerProcess:
     # Settings of the worker alone: the sender has no results to wait for, and looks for states.
-    made = crew.worker("-I", "rude_shop", "-c", "4", "--shutdown-timeout", "2")
+    made = crew.worker("-I", "rude_shop", "-c", "4", "--shutdown-timeout", "2", **environment)
     made.wait_until_ready()
     return made
+
+
+@pytest.fixture
+def worker(crew: Crew) -> WorkerProcess:
+    return started(crew)
 
 
 def ended(crew: Crew, id: str) -> None:
@@ -64,9 +68,8 @@ def ended(crew: Crew, id: str) -> None:
         ("changes_directory", "SUCCESS"),
     ],
 )
-def test_the_worker_goes_on_and_stops_when_asked(
-    crew: Crew, rude: Callable[..., str], worker: WorkerProcess, task: str, state: str
-) -> None:
+def test_the_worker_goes_on_and_stops_when_asked(crew: Crew, rude: Callable[..., str], task: str, state: str) -> None:
+    worker = started(crew, DRAY_WORKER_LEASE=LONG_LEASE)
     id = rude(task)
     ended(crew, id)
     assert crew.states([id]) == {state}

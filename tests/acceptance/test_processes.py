@@ -10,7 +10,7 @@ import pytest
 
 from dray.testing.faults import wait_until
 
-from .conftest import Crew, WorkerProcess
+from .conftest import LONG_LEASE, Crew, WorkerProcess
 
 METHODS = ["forkserver", "spawn", "fork"]
 #: Seconds in which a child has to be replaced, and in which none may be left when its worker was killed.
@@ -22,7 +22,7 @@ class PooledWorker(WorkerProcess):
 
 
 def pool(crew: Crew, *arguments: str, method: str = "forkserver") -> WorkerProcess:
-    environment = {**crew.environment, "DRAY_WORKER_START_METHOD": method}
+    environment = {**crew.environment, "DRAY_WORKER_START_METHOD": method, "DRAY_WORKER_LEASE": LONG_LEASE}
     log = crew.folder / f"pool{len(crew._workers)}.log"
     made = PooledWorker(["-l", "info", "--pool", "processes", "-c", "2", *arguments], environment, log)
     crew._workers.append(made)

@@ -10,7 +10,7 @@ import pytest
 
 from dray.testing.faults import wait_until
 
-from .conftest import EMPTY, Crew
+from .conftest import EMPTY, LONG_LEASE, Crew
 
 
 def test_a_database_locked_for_some_seconds_is_waited_for(crew: Crew) -> None:
@@ -33,6 +33,7 @@ def test_a_database_locked_for_some_seconds_is_waited_for(crew: Crew) -> None:
 
 
 def test_a_result_file_deleted_under_a_worker_is_made_again(crew: Crew) -> None:
+    crew.environment["DRAY_WORKER_LEASE"] = LONG_LEASE
     results = crew.folder / "results.db"
     crew.environment["DRAY_RESULT_BACKEND"] = f"sqlite:///{results}"
     worker = crew.worker("-c", "2")

@@ -10,12 +10,13 @@ import pytest
 
 from dray.testing.faults import wait_until
 
-from .conftest import EMPTY, Crew
+from .conftest import EMPTY, LONG_LEASE, Crew
 
 Report = Callable[..., None]
 
 
 def test_workers_of_short_tasks_stop_without_loss_or_repetition(crew: Crew, report: Report) -> None:
+    crew.environment["DRAY_WORKER_LEASE"] = LONG_LEASE
     ids = [crew.send(("quick", "aquick")[n % 2], n) for n in range(1500)]
     codes = []
     for _ in range(4):
