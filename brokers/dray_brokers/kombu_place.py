@@ -195,6 +195,9 @@ class Place:
             told = {"socket_connect_timeout": options.connect_timeout, "socket_timeout": options.timeout}
         elif self.transport in ("amqp", "amqps", "pyamqp"):
             told = {"read_timeout": options.timeout, "write_timeout": options.timeout}
+        elif self.traits is _SQL and "+sqlite" in self.url.scheme:
+            # How long it waits for others that write; its own 5 s are too few for some workers on a busy machine.
+            told = {"connect_args": {"timeout": options.timeout}}
         if options.visibility_timeout is not None:
             told["visibility_timeout"] = options.visibility_timeout
         return told

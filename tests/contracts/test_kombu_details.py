@@ -421,6 +421,18 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(scheme: str) -> None:
             Background(lambda: open_at(url)).result()
 
 
+@pytest.mark.parametrize(("options", "seconds"), [("", 20.0), ("?timeout=7.5", 7.5)])
+def test_sqlite_waits_for_others_that_write_for_as_long_as_a_request_may_take(
+    tmp_path: Path, options: str, seconds: float
+) -> None:
+    broker = open_at(f"kombu+sqla+sqlite:///{tmp_path}/queues.db{options}")
+    send(broker, "a")
+    session = broker._link._channel.session
+    assert session.connection().exec_driver_sql("PRAGMA busy_timeout").scalar() == seconds * 1000
+    session.rollback()
+    broker.close()
+
+
 def test_of_several_hosts_the_first_that_answers_is_taken(redis_server: Any) -> None:
     url = Url.parse(redis_server.url)
     with socket.create_server(("127.0.0.1", 0)) as gone:
