@@ -576,25 +576,28 @@ def test_a_thousand_tasks_that_end_at_their_limit_come_to_one_thing_each(
         return sum(range(200)) + n
 
     chosen = random.Random(len(limits))
-    results, others = [], []
-    for n in range(1000):
-        task = (computes, waits, tries)[n % 3]
-        results.append(task.delay(chosen.uniform(0.001, 0.008)))
-        others.append(innocent.delay(n))
+    expected = {str, *(error for error in (SoftTimeLimitExceeded, TimeLimitExceeded) if _word(error) in limits)}
+    seen: set[type[Any]] = set()
+    rounds = 0
     with crew_of(shop, concurrency=4) as crew:
         settled = settled_by(crew)
-        assert [result.get(timeout=60) for result in others] == [19900 + n for n in range(1000)]
-        outcomes = [result.get(timeout=60, propagate=False) for result in results]
-        alive = {thread.name for thread in threading.enumerate()}
+        # Until each thing has come of some: on a busy machine what has passed the one limit has often passed both.
+        while not rounds or (seen != expected and rounds < 6):
+            rounds += 1
+            results, others = [], []
+            for n in range(1000):
+                task = (computes, waits, tries)[n % 3]
+                results.append(task.delay(chosen.uniform(0.001, 0.008)))
+                others.append(innocent.delay(n))
+            assert [result.get(timeout=60) for result in others] == [19900 + n for n in range(1000)]
+            seen |= {type(result.get(timeout=60, propagate=False)) for result in results}
+            alive = {thread.name for thread in threading.enumerate()}
         assert crew.runaways == 0
-    assert {type(outcome) for outcome in outcomes} == {
-        str,
-        *(error for error in (SoftTimeLimitExceeded, TimeLimitExceeded) if _word(error) in limits),
-    }
+    assert seen == expected
     assert {f"dray-thread-{n}" for n in range(1, 5)} <= alive
     assert thread_errors == []
     again = len(settled) - len(set(settled))
-    assert again <= sum(1 for n in range(1000) if n % 3 == 2 and "soft_time_limit" in limits)
+    assert again <= rounds * sum(1 for n in range(1000) if n % 3 == 2 and "soft_time_limit" in limits)
     assert caplog.records == []
 
 
