@@ -57,6 +57,8 @@ class RpcBackend(ResultBackend):
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._publisher: Publisher | None = None
+        #: What our queue is read on.
+        self._reading: RabbitChannel | None = None
 
     def open(self) -> None:
         self._kept.clock = self.clock
@@ -65,7 +67,7 @@ class RpcBackend(ResultBackend):
 
     def close(self) -> None:
         with self._lock:
-            link, self._link, self._publisher = self._link, None, None
+            link, self._link, self._publisher, self._reading = self._link, None, None, None
         if link is not None and link.is_open:
             try:
                 with link.session() as session:
@@ -119,31 +121,47 @@ class RpcBackend(ResultBackend):
     def _connected(self) -> Publisher:
         """Return what publishes over the open connection, made anew if it is lost; our queue is read there."""
         with self._lock:
-            if self._link is None or not self._link.is_open or self._publisher is None:
+            reads = self._reading is not None and self._reading.is_open
+            if self._link is None or not self._link.is_open or self._publisher is None or not reads:
+                if self._link is not None:
+                    self._link.close()
                 link = Link(self.url, self._options, "results")
                 link.open()
-                with link.session() as session:
-                    session.ask(
-                        "queue_declare",
-                        f"declaring the queue {self.address}",
-                        queue=self.address,
-                        durable=True,
-                        arguments={"x-queue-type": "classic", "x-expires": QUEUE_LIFE},
-                    )
-                self._read(link)
+                try:
+                    self._reading = self._read(link)
+                except BrokerError:
+                    link.close()
+                    raise
                 self._link, self._publisher = link, Publisher(link)
             return self._publisher
 
-    def _read(self, link: Link) -> None:
-        """Have what is in our queue, and comes into it, kept by the connection's thread."""
+    def _read(self, link: Link) -> RabbitChannel:
+        """Have what is in our queue, made if need be, kept by the connection's thread, and all that comes into it."""
+        with link.session() as session:
+            session.ask(
+                "queue_declare",
+                f"declaring the queue {self.address}",
+                queue=self.address,
+                durable=True,
+                arguments={"x-queue-type": "classic", "x-expires": QUEUE_LIFE},
+            )
         channel = link.channel()
+
+        def on_cancelled(frame: Any) -> None:
+            if channel is self._reading:
+                logger.warning("%s was deleted on the server, with the results that were in it", self.address)
+            if channel.is_open:
+                # Whoever asks next has it made again.
+                channel.close()
 
         def begin(future: Any) -> None:
             channel.on_arrivals = lambda tag, arrivals: self._keep(channel, arrivals)
+            channel.add_on_cancel_callback(on_cancelled)
             channel.consume(self.address, "results", PREFETCH)
             future.set_result(None)
 
         link.call(f"reading the queue {self.address}", begin, channel)
+        return channel
 
     def _keep(self, channel: RabbitChannel, arrivals: Sequence[Arrival]) -> None:
         kept: dict[float | None, list[Record]] = {}
@@ -156,8 +174,9 @@ class RpcBackend(ResultBackend):
                 kept.setdefault(ttl, []).append(record)
         for ttl, records in kept.items():
             self._kept.store(records, ttl)
-        # Nothing comes in otherwise on this channel, so that all before it is kept as well.
-        channel.basic_ack(arrivals[-1].tag, multiple=True)
+        if channel.is_open:
+            # Nothing comes in otherwise on this channel, so that all before it is kept as well.
+            channel.basic_ack(arrivals[-1].tag, multiple=True)
 
     def _publish(self, posts: Sequence[Post]) -> None:
         for _ in range(TRIES):

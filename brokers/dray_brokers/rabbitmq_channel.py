@@ -97,8 +97,22 @@ class RabbitChannel(Channel):
         super().__init__(connection, channel_number, on_open_callback)
         #: What fails when the channel is closed.
         self.waiting: set[Future[Any]] = set()
+        #: Why it was closed.
+        self._ended: Exception | None = None
         self.add_on_close_callback(self._fail_waiting)
         self.add_callback(lambda frame: None, [spec.Basic.QosOk], one_shot=False)
+
+    def check(self) -> None:
+        """Raise why it is not open, if it is not.
+
+        Sent on a channel that is being closed or is, by whichever side, anything ends the connection, and takes all
+        its other channels along: "CHANNEL_ERROR - expected 'channel.open'". pika looks before it sends; what is sent
+        past it has to be asked about here.
+        """
+        if self._ended is not None:
+            raise self._ended.with_traceback(None)
+        if not self.is_open:
+            raise ChannelWrongStateError(f"channel {self.channel_number} is being closed")
 
     def send(self, frames: bytes) -> None:
         """Send frames that were written for this channel."""
@@ -111,15 +125,18 @@ class RabbitChannel(Channel):
 
         A tag is never used twice: a quorum queue of RabbitMQ 3.10 crashes the channel over the second use.
         """
+        self.check()
         self._send_method(spec.Basic.Qos(prefetch_count=credit))
         self._send_method(spec.Basic.Consume(queue=queue, consumer_tag=tag, nowait=True))
 
     def cancel(self, tag: str, answer: bool) -> None:
         """Have no more pushed under `tag`; with `answer`, `spec.Basic.CancelOk` comes after the last message."""
+        self.check()
         self._send_method(spec.Basic.Cancel(consumer_tag=tag, nowait=not answer))
 
     def get(self, queue: str) -> None:
         """Ask for one message; `on_got` hears of it, in the order of asking."""
+        self.check()
         self._send_method(spec.Basic.Get(queue=queue))
 
     def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
@@ -137,6 +154,7 @@ class RabbitChannel(Channel):
         self.on_got(None)
 
     def _fail_waiting(self, channel: Any, reason: Exception) -> None:
+        self._ended = reason
         waiting, self.waiting = self.waiting, set()
         for future in waiting:
             if not future.done():

@@ -214,6 +214,8 @@ class Link:
         def begin() -> None:
             try:
                 if channel is not None:
+                    # Closed already, it would have nobody else to say so.
+                    channel.check()
                     channel.waiting.add(future)
                 work(future)
             except Exception as error:

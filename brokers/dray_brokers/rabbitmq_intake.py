@@ -254,6 +254,9 @@ class Intake:
         self._grants[left[-1]].ended = future
 
     def _on_arrivals(self, tag: str, arrivals: Sequence[Arrival]) -> None:
+        if not self._channel.is_open:
+            # It is being closed, and the server will put these back.
+            return
         self._tags.opened(arrival.tag for arrival in arrivals)
         queue, grant = self._queues[int(tag.partition(".")[0])], self._grants.get(tag)
         with self._changed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import select
+import threading
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -237,6 +239,60 @@ def test_a_channel_that_is_closed_is_noticed_by_who_waits(broker: RabbitBroker) 
     with pytest.raises(BrokerError, match="unknown delivery tag"):
         waiting.result()
     broker.publish([envelope("a")])
+    assert ids(take(broker.consumer(["q"], 30))) == ["a"]
+
+
+@pytest.mark.parametrize("doing", ["fetch", "listen", "ring", "stop", "ack", "give back", "close"])
+def test_a_channel_that_is_closed_takes_no_other_along(broker: RabbitBroker, doing: str) -> None:
+    """A frame on a channel that is closed ends the connection; between a look and a frame, any channel may end."""
+    broker.publish([envelope("a"), envelope("b")])
+    consumer, other = broker.consumer(["q", "empty"], 30), broker.consumer(["q", "elsewhere"], 30)
+    intake, lent, kept = consumer._intake, take(consumer), take(other)
+    intake.listen(["empty"], 0.0)
+    intake._link.post(lambda: intake._channel.basic_ack(12345))
+    wait_until(lambda: intake._channel.is_closed)
+    try:
+        match doing:
+            case "fetch":
+                intake.fetch("q", 10)
+            case "listen":
+                intake.listen(["q"], 0.0)
+            case "ring":
+                intake.ring(["q"])
+            case "stop":
+                intake.stop(["empty"])
+            case "ack":
+                intake.ack([lent[0].receipt[1]])
+            case "give back":
+                intake.give_back([lent[0].receipt[1]])
+            case "close":
+                intake.close()
+        told = ""
+    except BrokerError as error:
+        told = str(error)
+    assert ("unknown delivery tag" in told) is (doing in ("fetch", "listen"))
+    # By the time the server has answered this, it has read what went before.
+    broker.consumer(["q"], 30).close()
+    assert intake._link.is_open
+    assert list(other.ack(kept)) == []
+
+
+def test_what_comes_while_a_channel_is_being_closed_goes_back(broker: RabbitBroker) -> None:
+    consumer, other = broker.consumer(["q"], 30), broker.consumer(["elsewhere"], 30)
+    intake = consumer._intake
+    intake.listen(["q"], 0.0)
+    sock, came = intake._link._connection._transport._sock, threading.Event()
+
+    def close_when_it_has_come() -> None:
+        if select.select([sock], [], [], 10)[0]:
+            came.set()
+        intake._channel.close()
+
+    intake._link.post(close_when_it_has_come)
+    broker.publish([envelope("a"), envelope("b", "elsewhere")])
+    assert came.wait(PATIENCE)
+    assert ids(take(other)) == ["b"]
+    assert intake._link.is_open
     assert ids(take(broker.consumer(["q"], 30))) == ["a"]
 
 

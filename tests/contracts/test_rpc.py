@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import uuid4
@@ -17,6 +19,7 @@ from dray.testing import ResultBackendContract
 from dray.testing.background import Background
 from dray.testing.faults import wait_until
 from dray_backends.rpc import RpcBackend
+from dray_brokers.rabbitmq_connection import Session
 from dray_brokers.rabbitmq_publisher import Post
 
 
@@ -120,6 +123,60 @@ def test_a_wait_goes_on_when_the_connection_is_lost_under_it(sender: RpcBackend,
     sender._link._connection._transport._sock.shutdown(socket.SHUT_RDWR)
     worker.store([result("a", sender.address)], 300)
     assert set(waiting.result()) == {"a"}
+
+
+def test_a_queue_that_is_deleted_is_made_again_under_who_waits(
+    sender: RpcBackend, worker: RpcBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = Background(lambda: sender.wait(["a"], 30))
+    link = worker._link
+    assert link is not None
+    with link.session() as session:
+        session.ask("queue_delete", "deleting", queue=sender.address)
+        wait_until(lambda: "deleted on the server, with the results that were in it" in caplog.text)
+        # What is sent meanwhile is gone, as the queue was.
+        wait_until(lambda: is_there(session, sender.address))
+    worker.store([result("a", sender.address)], 300)
+    assert set(waiting.result()) == {"a"}
+
+
+def is_there(session: Session, queue: str) -> bool:
+    try:
+        session.ask("queue_declare", "looking", queue=queue, passive=True)
+    except BrokerError:
+        session.renew()
+        return False
+    return True
+
+
+def test_a_channel_that_is_closed_is_opened_again_under_who_waits(sender: RpcBackend, worker: RpcBackend) -> None:
+    waiting = Background(lambda: sender.wait(["a"], 30))
+    link, reading = sender._link, sender._reading
+    assert link is not None and reading is not None
+    # An ack for nothing: the server closes the channel, and says so on no other.
+    link.post(lambda: reading.basic_ack(12345))
+    wait_until(lambda: not reading.is_open)
+    worker.store([result("a", sender.address)], 300)
+    assert set(waiting.result()) == {"a"}
+
+
+def test_what_comes_while_the_channel_is_being_closed_is_kept(sender: RpcBackend, worker: RpcBackend) -> None:
+    link, reading = sender._link, sender._reading
+    assert link is not None and reading is not None
+    sock = link._connection._transport._sock
+    came = threading.Event()
+
+    def close_when_it_has_come() -> None:
+        if select.select([sock], [], [], 10)[0]:
+            came.set()
+        reading.close()
+
+    link.post(close_when_it_has_come)
+    worker.store([result("a", sender.address)], 300)
+    assert came.wait(10)
+    wait_until(lambda: not reading.is_closing)
+    assert link.is_open
+    assert set(sender._kept.fetch(["a"])) == {"a"}
 
 
 def test_something_that_is_no_result_is_dropped(
