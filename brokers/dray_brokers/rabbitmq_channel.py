@@ -19,7 +19,7 @@ from typing import Any
 
 from pika import SelectConnection, spec
 from pika.channel import Channel
-from pika.exceptions import ChannelWrongStateError
+from pika.exceptions import ChannelClosed, ChannelWrongStateError
 
 from .rabbitmq_frames import Arrival, Run, frame_end, read_run
 
@@ -30,6 +30,8 @@ RECEIVED = 1 << 16
 class RabbitConnection(SelectConnection):
     """A connection that reads messages by the hundred, and whose output can be held back, to leave in one piece."""
 
+    #: Who is told that the connection is lost, and why, before its channels' callbacks tell anybody else.
+    on_lost: Callable[[Exception], None]
     #: What has come and is not whole yet; and who reads what comes, by the numbers of their channels.
     _unread = b""
     _held_back: list[bytes] | None = None
@@ -155,6 +157,9 @@ class RabbitChannel(Channel):
 
     def _fail_waiting(self, channel: Any, reason: Exception) -> None:
         self._ended = reason
+        if not isinstance(reason, ChannelClosed):
+            # pika tells the channels first. Who hears of it by one and connects again must not find this one open.
+            self.connection.on_lost(reason)
         waiting, self.waiting = self.waiting, set()
         for future in waiting:
             if not future.done():

@@ -296,6 +296,7 @@ class Link:
             connection.ioloop.stop()
 
         connection = self._connection = RabbitConnection(parameters, on_open, on_open_error, on_close)
+        connection.on_lost = self._fail
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         try:
@@ -311,9 +312,12 @@ class Link:
         self.blocked = ""
 
     def _fail(self, error: BaseException) -> None:
+        """Have it be known, once, that the connection is lost."""
         # What the server refuses an open connection passes: it is told to go (320), or a bug has shown itself.
         lost = BrokerUnavailable(str(translated(error, self.url, "connected")))
         with self._lock:
+            if self._lost is not None:
+                return
             self._lost = lost
             waiting, self._waiting = self._waiting, set()
         for future in waiting:

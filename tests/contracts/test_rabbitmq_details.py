@@ -308,6 +308,20 @@ def test_a_queue_that_is_deleted_is_noticed_and_made_again(broker: RabbitBroker)
     assert ids(take(broker.consumer(["q"], 30))) == ["a"]
 
 
+def test_who_hears_from_a_channel_that_the_connection_is_lost_connects_again(broker: RabbitBroker) -> None:
+    consumer = broker.consumer(["q"], 30)
+    lost, heard = broker._receiving, Background(lambda: consumer.receive(1, 30.0))
+    wait_until(lambda: consumer._intake.is_quiet("q"))
+    open_to_who_heard: list[bool] = []
+    # Called when all of the channel's own are; the connection has not called its own yet.
+    consumer._intake._channel.add_on_close_callback(lambda *about: open_to_who_heard.append(lost.is_open))
+    cut_connections(broker)
+    with pytest.raises(BrokerUnavailable):
+        heard.result()
+    wait_until(lambda: open_to_who_heard)
+    assert open_to_who_heard == [False]
+
+
 def test_settling_what_was_lost_says_so(broker: RabbitBroker) -> None:
     broker.publish([envelope("a")])
     consumer = broker.consumer(["q"], 30)
