@@ -76,8 +76,11 @@ class Deadlines:
         self._bell.set()
 
     def _run(self) -> None:
-        while not self._stopping:
+        while True:
+            # Before it looks whether to stop: a stop rings between the two, and nobody would hear it.
             self._bell.clear()
+            if self._stopping:
+                return
             # Whoever expects a job while we look cannot know whether we have seen it: they all ring.
             self._sleep = math.inf
             try:

@@ -883,6 +883,21 @@ def test_a_job_that_comes_while_the_others_are_looked_through_is_not_overlooked(
     deadlines.stop()
 
 
+def test_a_stop_in_the_moment_in_which_the_bell_is_silenced_is_not_overlooked() -> None:
+    class Bell(threading.Event):
+        def clear(self) -> None:
+            # What `stop` does, no sooner than this would undo its ringing.
+            deadlines._stopping = True
+            self.set()
+            super().clear()
+
+    deadlines = Deadlines(SystemClock(), {}, warn=print, end=print, give_up=print)
+    deadlines._bell = Bell()
+    deadlines.start()
+    deadlines._thread.join(10)
+    assert not deadlines._thread.is_alive()
+
+
 def test_watching_goes_on_when_ending_a_job_fails(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.setattr("dray.deadlines.LOOK", 0.01)
     clock, ended = SystemClock(), threading.Event()
