@@ -612,7 +612,9 @@ def test_an_ack_that_waits_for_another_is_sent_before_the_consumer_is_closed(bro
     assert list(broker.consumer(["q"], 30).receive(10, 0.2)) == []
 
 
-def test_an_idle_consumer_says_nothing(broker: RabbitBroker) -> None:
+def test_an_idle_consumer_says_nothing(broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However long the machine stands still between two calls, it has not gone away.
+    monkeypatch.setattr("dray_brokers.rabbitmq_consumer.HOLD", 60.0)
     consumer = broker.consumer(["a", "b"], 30)
     consumer.receive(10, 0.1)
     connection = broker._receiving._connection

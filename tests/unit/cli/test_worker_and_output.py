@@ -88,7 +88,8 @@ def test_the_garbage_collector_leaves_alone_what_stays(
         f"app = Dray('thrifty')\n{own}\n"
         "@app.task\n"
         "def look():\n"
-        "    wait_until(lambda: json.loads(Path('beats').read_text())['state'] == 'running')\n"
+        "    beats = Path('beats')\n"
+        "    wait_until(lambda: beats.exists() and json.loads(beats.read_text())['state'] == 'running')\n"
         "    Path('seen').write_text(f'{gc.get_threshold()[0]} {gc.get_freeze_count() > 10_000}')\n",
     )
     run("-A", "thrifty", "call", "thrifty.look").output()
