@@ -10,6 +10,8 @@ from ...broker import Broker, Consumer
 from ...message import Delivery
 from .kit import BrokerKit, ids, needs
 
+#: How many of the subclass's leases one lasts that is to be renewed in time, whatever else the machine does.
+RENEWED = 5
 #: Each verb, as called by a worker that comes too late.
 VERBS: dict[str, Callable[[Consumer, Sequence[Delivery]], Sequence[Delivery]]] = {
     "ack": lambda consumer, late: consumer.ack(late),
@@ -72,21 +74,21 @@ class Leases(BrokerKit):
     def test_a_renewed_loan_goes_on(self, broker: Broker) -> None:
         needs(broker, "lease")
         self.send(broker, "a")
-        consumer = self.consumer(broker, lease=self.lease * 2)
+        consumer = self.consumer(broker, lease=self.lease * RENEWED)
         lent = self.take(consumer)
         assert list(consumer.extend(lent, 300.0)) == []
-        self.pass_time(broker, self.lease * 3)
+        self.pass_time(broker, self.lease * (RENEWED + 1))
         assert self.left(self.consumer(broker)) == []
         assert list(consumer.ack(lent)) == []
 
     def test_a_loan_may_be_renewed_again_and_again(self, broker: Broker) -> None:
         needs(broker, "lease")
         self.send(broker, "a")
-        consumer = self.consumer(broker, lease=self.lease * 2)
+        consumer = self.consumer(broker, lease=self.lease * RENEWED)
         lent = self.take(consumer)
-        for seconds in (self.lease * 2, self.lease * 3, 300.0):
+        for seconds in (self.lease * RENEWED, self.lease * (RENEWED + 1), 300.0):
             assert list(consumer.extend(lent, seconds)) == []
-        self.pass_time(broker, self.lease * 3.5)
+        self.pass_time(broker, self.lease * (RENEWED + 1.5))
         assert self.left(self.consumer(broker)) == []
 
     def test_a_renewed_loan_lasts_from_now_and_then_runs_out(self, broker: Broker) -> None:
@@ -100,10 +102,10 @@ class Leases(BrokerKit):
     def test_renewing_one_loan_does_not_renew_another(self, broker: Broker) -> None:
         needs(broker, "lease")
         self.send(broker, "a", "b")
-        consumer = self.consumer(broker, lease=self.lease * 2)
+        consumer = self.consumer(broker, lease=self.lease * RENEWED)
         first, second = self.take(consumer, 2)
         consumer.extend([first], 300.0)
-        self.pass_time(broker, self.lease * 3)
+        self.pass_time(broker, self.lease * (RENEWED + 1))
         assert ids(self.take(self.consumer(broker))) == [second.id]
 
     @pytest.mark.parametrize("verb", VERBS)

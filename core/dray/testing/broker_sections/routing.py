@@ -68,12 +68,9 @@ class Routing(BrokerKit):
     def test_what_goes_through_an_exchange_can_be_delayed(self, broker: Broker) -> None:
         self._declare(broker, a="x topic order.*", b="x topic #")
         needs(broker, "max_delay", LONG)
-        self.send(
-            broker,
-            envelope("later", "", exchange="x", routing_key="order.paid", delay=LONG),
-            envelope("sooner", "", exchange="x", routing_key="order.paid", delay=self.lease),
-        )
+        self.send(broker, envelope("later", "", exchange="x", routing_key="order.paid", delay=LONG))
         assert self._received(broker, "a") == []
+        self.send(broker, envelope("sooner", "", exchange="x", routing_key="order.paid", delay=self.lease))
         self.pass_time(broker, self.lease * 1.5)
         assert ids(self.take(self.consumer(broker, "a"))) == ["sooner"]
         assert ids(self.take(self.consumer(broker, "b"))) == ["sooner"]
@@ -129,7 +126,6 @@ class Routing(BrokerKit):
         self.send(broker, "one", queue="news")
         mine.requeue(self.take(mine), self.lease)
         yours.ack(self.take(yours))
-        assert self.left(mine) == []
         self.pass_time(broker, self.lease * 1.5)
         assert ids(self.take(mine)) == ["one"]
         assert self.left(yours) == []
@@ -152,8 +148,9 @@ class Routing(BrokerKit):
         self._broadcast(broker)
         needs(broker, "max_delay", LONG)
         consumers = [self.consumer(broker, "news"), self.consumer(broker, "news")]
-        self.send(broker, envelope("later", "news", delay=LONG), envelope("sooner", "news", delay=self.lease))
+        self.send(broker, envelope("later", "news", delay=LONG))
         assert [self.left(consumer) for consumer in consumers] == [[], []]
+        self.send(broker, envelope("sooner", "news", delay=self.lease))
         self.pass_time(broker, self.lease * 1.5)
         assert [ids(self.take(consumer)) for consumer in consumers] == [["sooner"], ["sooner"]]
 
