@@ -119,6 +119,7 @@ class RabbitChannel(Channel):
     def send(self, frames: bytes) -> None:
         """Send frames that were written for this channel."""
         if not self.is_open:
+            # Not why, as `check` says it: another's message may have cost the channel, and this one is sent once more.
             raise ChannelWrongStateError(f"channel {self.channel_number} is closed")
         self.connection._output_marshaled_frames([frames])
 
